@@ -1,0 +1,13 @@
+"""Noise schedulers by name: typed builders over diffusers' classes, one file per family.
+
+The mathematics stays in diffusers. A builder fixes what diffusers leaves open (the variance-preserving
+schedule of the paper, the spacing of the sampling timesteps) and returns a plain diffusers scheduler, so
+`pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)` works as users know it.
+"""
+
+from mtdiff.schedulers.ddpm import ddpm
+from mtdiff.schedulers.dpm_solver import dpm_solver
+from mtdiff.schedulers.solver import Solver, probe
+from mtdiff.schedulers.vp import PredictionType, vp_betas
+
+__all__ = ["PredictionType", "Solver", "ddpm", "dpm_solver", "probe", "vp_betas"]

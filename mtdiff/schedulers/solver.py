@@ -1,0 +1,197 @@
+"""Solver coefficients, read off a diffusers scheduler once, so that one small loop serves every scheduler.
+
+Every scheduler used here is linear: the next x is a weighted sum of the present and earlier x, of the present
+and earlier predictions of x0, and of fresh noise z,
+
+    x[i+1] = sum_m a[i][m] x[i-m] + sum_m b[i][m] x0[i-m] + c[i] z.
+
+The weights are found by feeding unit vectors through the scheduler's own `step` and are then checked against
+it on random numbers, so a scheduler that does not fit is refused, never sampled wrongly.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_GENERATOR_SEED = 0
+_NEGLIGIBLE = 1e-7  # what single-precision tables leave of a weight that is zero
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver:
+    """The S sampling timesteps of one scheduler, as plain numbers.
+
+    Attributes:
+        timesteps: what the backbone is told at each of the S calls.
+        alpha: signal scale at each call: x = alpha x0 + sigma eps.
+        sigma: noise scale at each call.
+        a: weights of x at this call and before, newest first.
+        b: weights of the predictions of x0, newest first.
+        c: standard deviation of the fresh noise at temperature 1.
+    """
+
+    timesteps: tuple[int, ...]
+    alpha: tuple[float, ...]
+    sigma: tuple[float, ...]
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[tuple[float, ...], ...]
+    c: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether any call draws fresh noise."""
+        return any(value != 0.0 for value in self.c)
+
+    def combine(self, i: int, xs: list[Tensor], x0s: list[Tensor]) -> Tensor:
+        """The mean of x at call `i + 1`, from the x and the x0 of the calls so far, newest last."""
+        total = self.a[i][0] * xs[-1] + self.b[i][0] * x0s[-1]
+        for weights, values in ((self.a[i], xs), (self.b[i], x0s)):
+            for m in range(1, len(weights)):
+                total = total + weights[m] * values[-1 - m]
+        return total
+
+    def to_x0(self, prediction: Tensor, x: Tensor, i: int, prediction_type: str) -> Tensor:
+        """Turn the backbone's prediction at call `i` into an estimate of x0, of the same shape."""
+        if prediction_type == "sample":
+            return prediction
+        if prediction_type == "epsilon":
+            return (x - self.sigma[i] * prediction) / self.alpha[i]
+        return self.alpha[i] * x - self.sigma[i] * prediction
+
+
+_CACHE: dict[tuple, Solver] = {}
+
+
+def probe(scheduler: Any, num_inference_steps: int) -> Solver:
+    """Read the coefficients of `num_inference_steps` sampling timesteps off a diffusers scheduler.
+
+    Args:
+        scheduler: any diffusers scheduler that is linear and works on a variance-preserving x.
+        num_inference_steps: S, between 1 and the scheduler's number of training timesteps.
+
+    Raises:
+        ValueError: if S is out of range, or the scheduler is not of the form above.
+    """
+    name = type(scheduler).__name__
+    limit = scheduler.config.num_train_timesteps
+    if not 1 <= num_inference_steps <= limit:
+        raise ValueError(
+            f"num_inference_steps: must be between 1 and the {limit} timesteps of training, "
+            f"got {num_inference_steps}"
+        )
+    key = (name, num_inference_steps, repr(sorted((k, repr(v)) for k, v in scheduler.config.items())))
+    if key not in _CACHE:
+        _CACHE[key] = _probe(scheduler, num_inference_steps)
+    return _CACHE[key]
+
+
+def _fresh(scheduler: Any, prediction_type: str, num_inference_steps: int) -> Any:
+    off = {key: False for key in ("clip_sample", "thresholding") if key in scheduler.config}
+    copy = type(scheduler).from_config(scheduler.config, prediction_type=prediction_type, **off)
+    copy.set_timesteps(num_inference_steps, device="cpu")
+    return copy
+
+
+class _Stepper:
+    """Calls `scheduler.step` with noise that is known: handed over, or drawn from a known seed."""
+
+    def __init__(self, scheduler: Any):
+        self.scheduler = scheduler
+        self.accepts = inspect.signature(scheduler.step).parameters
+
+    def __call__(self, output: Tensor, timestep: Tensor, x: Tensor, noise: Tensor) -> Tensor:
+        extra: dict[str, Any] = {}
+        if "variance_noise" in self.accepts:
+            extra["variance_noise"] = noise
+        elif "generator" in self.accepts:
+            extra["generator"] = torch.Generator().manual_seed(_GENERATOR_SEED)
+        return self.scheduler.step(output, timestep, x, **extra, return_dict=False)[0]
+
+    def known_noise(self, size: int) -> Tensor:
+        """The noise a call of `step` on a vector of `size` numbers will see."""
+        generator = torch.Generator().manual_seed(_GENERATOR_SEED)
+        return torch.randn(1, size, generator=generator, dtype=torch.float64)
+
+
+def _probe(scheduler: Any, num_inference_steps: int) -> Solver:
+    count, name = num_inference_steps, type(scheduler).__name__
+    try:
+        by_x0, by_eps = (_fresh(scheduler, kind, count) for kind in ("sample", "epsilon"))
+        timesteps = [int(t) for t in by_x0.timesteps]
+        first = float(by_x0.scale_model_input(torch.ones(1), by_x0.timesteps[0]))
+        if len(timesteps) != count or abs(first - 1) + abs(float(by_x0.init_noise_sigma) - 1) > 1e-6:
+            raise ValueError("it rescales x, or takes more than one call a timestep")
+        solver = _coefficients(by_x0, by_eps, timesteps)
+        _check(solver, _fresh(scheduler, "sample", count))
+    except (ValueError, RuntimeError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"scheduler {name} cannot be used with {count} sampling timesteps: {error}. "
+            "DDPM, DDIM, DEIS, UniPC and DPMSolverMultistep can."
+        ) from error
+    return solver
+
+
+def _coefficients(by_x0: Any, by_eps: Any, timesteps: list[int]) -> Solver:
+    """Step through unit vectors: one coordinate per x, one per prediction, one more for the noise alone."""
+    count = len(timesteps)
+    size = 2 * count + 1
+    step_x0, step_eps = _Stepper(by_x0), _Stepper(by_eps)
+    noise = step_x0.known_noise(size)
+    a, b, c, alpha, sigma = [], [], [], [], []
+    for i in range(count):
+        x, output = torch.zeros(2, 1, size, dtype=torch.float64)
+        x[0, i], output[0, count + i] = 1.0, 1.0
+        moved = step_x0(output, by_x0.timesteps[i], x, noise)[0]
+        by_noise = step_eps(output, by_eps.timesteps[i], x, noise)[0]
+        c.append(_settle(float(moved[-1] / noise[0, -1])))
+        moved, by_noise = moved - c[-1] * noise[0], by_noise - c[-1] * noise[0]
+        a.append(_trim([float(moved[i - m]) for m in range(i + 1)]))
+        b.append(_trim([float(moved[count + i - m]) for m in range(i + 1)]))
+        # Told that the same output is noise, the scheduler uses x0 = (x - sigma eps) / alpha: solve for both.
+        weight, rest = float(moved[count + i]), float(by_noise[i] - moved[i])
+        if abs(weight) > _NEGLIGIBLE and abs(rest) > _NEGLIGIBLE:
+            alpha.append(weight / rest)
+            sigma.append(-float(by_noise[count + i]) / rest)
+        else:
+            cumulative = float(by_x0.alphas_cumprod[timesteps[i]])
+            alpha.append(cumulative**0.5)
+            sigma.append((1 - cumulative) ** 0.5)
+    return Solver(
+        timesteps=tuple(timesteps), alpha=tuple(alpha), sigma=tuple(sigma), a=tuple(a), b=tuple(b), c=tuple(c)
+    )
+
+
+def _settle(weight: float) -> float:
+    return weight if abs(weight) > _NEGLIGIBLE else 0.0
+
+
+def _trim(weights: list[float]) -> tuple[float, ...]:
+    """Drop the oldest weights that are zero, and always keep the newest."""
+    settled = [_settle(weight) for weight in weights]
+    while len(settled) > 1 and settled[-1] == 0.0:
+        settled.pop()
+    return tuple(settled)
+
+
+def _check(solver: Solver, scheduler: Any) -> None:
+    """Run random numbers through the scheduler and through the coefficients; they must agree."""
+    generator = torch.Generator().manual_seed(1)
+    xs = [torch.randn(1, 8, generator=generator, dtype=torch.float64)]
+    predictions = list(torch.randn(len(solver), 1, 8, generator=generator, dtype=torch.float64))
+    step = _Stepper(scheduler)
+    noise = step.known_noise(8)
+    for i in range(len(solver)):
+        theirs = step(predictions[i], scheduler.timesteps[i], xs[i], noise)
+        ours = solver.combine(i, xs, predictions[: i + 1]) + solver.c[i] * noise
+        if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5):
+            off = float((ours - theirs).abs().max())
+            raise ValueError(f"its steps are not linear in x, x0 and noise (off by {off:.2g})")
+        xs.append(theirs)
