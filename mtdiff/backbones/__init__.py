@@ -1,0 +1,7 @@
+"""Denoising networks by name, one file per network."""
+
+from mtdiff.backbones.backbone import Backbone
+from mtdiff.backbones.gpt2 import GPT2Backbone
+from mtdiff.backbones.residual_mlp import ResidualMLPBackbone
+
+__all__ = ["Backbone", "GPT2Backbone", "ResidualMLPBackbone"]

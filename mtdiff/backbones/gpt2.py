@@ -1,0 +1,142 @@
+"""MTDiff's denoiser: a GPT-2 stack over prompt, timestep, return, history and noisy x (fig. 3, appendix A)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from mtdiff.backbones.backbone import Backbone, TimestepEmbedding, role_list
+from mtdiff.conditioning.encoder import Condition, Role
+from mtdiff.registry import BACKBONES
+
+_ACTIVATIONS = {"mish": nn.Mish, "gelu_new": lambda: nn.GELU(approximate="tanh")}
+
+
+class Block(nn.Module):
+    """A pre-norm GPT-2 block; with "gelu_new" and equal weights it equals transformers' `GPT2Block`."""
+
+    def __init__(self, width: int, num_heads: int, inner: int, dropout: float, activation: str):
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.attention_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, inner), _ACTIVATIONS[activation](), nn.Linear(inner, width))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, causal: bool) -> Tensor:
+        """Mix x (B, N, C)."""
+        query, key, value = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, C / heads)
+            for part in self.qkv(self.ln_1(x)).chunk(3, dim=-1)
+        )
+        dropout = self.dropout if self.training else 0.0
+        mixed = scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal)
+        x = x + self.drop(self.attention_out(mixed.transpose(1, 2).flatten(2)))
+        return x + self.drop(self.mlp(self.ln_2(x)))
+
+
+@BACKBONES.register("gpt2", runtime=("channels", "horizon", "roles"))
+class GPT2Backbone(Backbone):
+    """The paper's transformer: every token is multiplied by the timestep's embedding.
+
+    tokens = LN(h_T * [h_P, h_T, h_R, h_H, h_A] + h_R + E_pos), where h_R is there only if a role is `added`;
+    then GPT-2 blocks, and a two-layer head on the tokens of x. With causal attention the first actions do not
+    depend on later ones.
+
+    Args:
+        width: C, embedding width; divisible by `num_heads`, even.
+        num_layers: number of blocks.
+        num_heads: attention heads.
+        inner: hidden width of a block's feed-forward part; 4 `width` by default.
+        dropout: of attention, residuals and embeddings, in training.
+        activation: of the feed-forward parts; the paper uses "mish", GPT-2 itself "gelu_new".
+        actions_per_token: consecutive entries of x that share one token; more is cheaper. The horizon must be
+            a multiple of it. 1 in the paper.
+        channels: D, from the representation.
+        horizon: H, from the representation.
+        roles: the conditions, from the conditioning.
+    """
+
+    causal = True
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        width: int = 256,
+        num_layers: int = 6,
+        num_heads: int = 4,
+        inner: int | None = None,
+        dropout: float = 0.1,
+        activation: Literal["mish", "gelu_new"] = "mish",
+        actions_per_token: int = 1,
+        channels: int,
+        horizon: int,
+        roles: Sequence[Role | Mapping[str, Any]],
+    ):
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"width: must be a multiple of num_heads={num_heads}, got {width}")
+        if actions_per_token < 1 or horizon % actions_per_token:
+            raise ValueError(f"actions_per_token: must divide the horizon {horizon}, got {actions_per_token}")
+        self.granularity = actions_per_token
+        self.order = token_order(role_list(roles))
+        # A saved configuration must be plain JSON.
+        self.register_to_config(roles=[dict(vars(role)) for role in role_list(roles)])
+        inner = inner or 4 * width
+        self.timestep = TimestepEmbedding(width, 2 * width)
+        self.embed = nn.Sequential(
+            nn.Linear(actions_per_token * channels, width), nn.Mish(), nn.Linear(width, width)
+        )
+        tokens = sum(count for _, count in self.order) + horizon // actions_per_token
+        self.positions = nn.Parameter(torch.zeros(tokens, width))
+        self.norm = nn.LayerNorm(width)
+        self.drop = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            Block(width, num_heads, inner, dropout, activation) for _ in range(num_layers)
+        )
+        self.final_norm = nn.LayerNorm(width)
+        self.head = nn.Sequential(
+            nn.Linear(width, width), nn.Mish(), nn.Linear(width, actions_per_token * channels)
+        )
+        self._initialise(num_layers)
+
+    def _initialise(self, num_layers: int) -> None:
+        """GPT-2's: normal(0.02), the ends of residual branches scaled down by the depth."""
+        for block in self.blocks:
+            for module in block.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=0.02)
+                    nn.init.zeros_(module.bias)
+            for last in (block.attention_out, block.mlp[-1]):
+                nn.init.normal_(last.weight, std=0.02 / (2 * num_layers) ** 0.5)
+
+    def forward(self, x: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        embedded = self.timestep(timestep)  # (B, C)
+        grouped = x.unflatten(1, (-1, self.granularity)).flatten(2)  # (B, H / g, g D)
+        pieces = [embedded[:, None] if name is None else condition.tokens[name] for name, _ in self.order]
+        tokens = torch.cat([*pieces, self.embed(grouped)], dim=1) * embedded[:, None]  # (B, N, C)
+        if condition.added is not None:
+            tokens = tokens + condition.added[:, None]
+        tokens = self.drop(self.norm(tokens + self.positions[: tokens.shape[1]]))
+        for block in self.blocks:
+            tokens = block(tokens, self.causal)
+        out = self.head(self.final_norm(tokens[:, -grouped.shape[1] :]))  # (B, H / g, g D)
+        return out.unflatten(-1, (self.granularity, -1)).flatten(1, 2)
+
+
+def token_order(roles: Sequence[Role]) -> list[tuple[str | None, int]]:
+    """Order tokens as the paper does: task, timestep (None), return, history; x follows.
+
+    What lasts an episode comes first, so that under causal attention it never has to be computed again.
+    """
+    episode = [role for role in roles if role.lifetime == "episode"]
+    plan = [role for role in roles if role.lifetime == "plan"]
+    before = [(role.name, role.num_tokens) for role in episode if not role.added]
+    after = [(role.name, role.num_tokens) for role in [*(role for role in episode if role.added), *plan]]
+    return [*before, (None, 1), *after]

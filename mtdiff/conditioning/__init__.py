@@ -1,0 +1,9 @@
+"""Condition encoders by name: what a model is told beside x, one file per encoder."""
+
+from mtdiff.conditioning.encoder import Condition, Encoder
+from mtdiff.conditioning.history import History
+from mtdiff.conditioning.mapping import Conditioning
+from mtdiff.conditioning.target_return import TargetReturn
+from mtdiff.conditioning.trajectory_prompt import TrajectoryPrompt
+
+__all__ = ["Condition", "Conditioning", "Encoder", "History", "TargetReturn", "TrajectoryPrompt"]

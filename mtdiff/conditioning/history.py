@@ -1,0 +1,51 @@
+"""The states the agent has just seen (MTDiff section 3.2, f_H)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from mtdiff.conditioning.encoder import Encoder, mlp
+from mtdiff.registry import CONDITIONING
+
+
+@CONDITIONING.register("history", runtime=("state_dim", "width"))
+class History(Encoder):
+    """The last L states, one token each; states before the episode began are zeros in model space.
+
+    Args:
+        length: L, states including the present one, at least 1.
+        hidden: widths of the hidden layers of the per-state network.
+        input_norm: layer-normalise each state first, as the released code does.
+        dropout: probability of withholding it in training, which makes guidance on it possible.
+        state_dim: O, from the data.
+        width: C, from the backbone.
+    """
+
+    reads = ("history",)
+    lifetime = "plan"
+
+    def __init__(
+        self,
+        *,
+        length: int = 2,
+        hidden: tuple[int, ...] = (512, 1024),
+        input_norm: bool = True,
+        dropout: float = 0.0,
+        state_dim: int,
+        width: int,
+    ):
+        super().__init__(dropout=dropout, width=width)
+        if length < 1:
+            raise ValueError(f"length: must be at least 1, got {length}")
+        self.length = self.num_tokens = length
+        self.norm = nn.LayerNorm(state_dim) if input_norm else nn.Identity()
+        self.embed = mlp([state_dim, *hidden, width])
+
+    def window(self) -> dict[str, Any]:
+        return {"history": self.length}
+
+    def encode(self, fields: Mapping[str, Tensor]) -> Tensor:
+        return self.embed(self.norm(fields["history"]))  # (B, L, C)

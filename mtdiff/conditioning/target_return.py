@@ -1,0 +1,57 @@
+"""The return the plan should reach (MTDiff section 3.2, f_R): withheld at random, so that it can be guided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mtdiff.conditioning.encoder import Encoder, mlp
+from mtdiff.registry import CONDITIONING
+
+_FREQUENCIES = 16
+
+
+@CONDITIONING.register("target_return", runtime=("width",))
+class TargetReturn(Encoder):
+    """One token for the return, also added to every other token.
+
+    The label is the return of the whole episode, scaled per task so that the 5 % quantile is 0 and the 95 %
+    quantile is 1, and clipped to [0, 1]. Asking for 1.0 therefore asks for the best the data reliably show.
+
+    Args:
+        dropout: probability of withholding the return in training (0.25 in the paper).
+        hidden: widths of the hidden layers.
+        features: feed the number itself ("scalar", the paper), or sines and cosines of it ("fourier"), which
+            a small network tells apart more easily.
+        width: C, from the backbone.
+    """
+
+    reads = ("return",)
+    lifetime = "episode"
+    added = True
+
+    def __init__(
+        self,
+        *,
+        dropout: float = 0.25,
+        hidden: tuple[int, ...] = (256, 512),
+        features: Literal["scalar", "fourier"] = "scalar",
+        width: int,
+    ):
+        super().__init__(dropout=dropout, width=width)
+        self.features = features
+        self.embed = mlp([1 if features == "scalar" else 2 * _FREQUENCIES + 1, *hidden, width])
+
+    def window(self) -> dict[str, Any]:
+        return {"returns": True}
+
+    def encode(self, fields: Mapping[str, Tensor]) -> Tensor:
+        value = fields["return"].reshape(-1, 1)  # (B, 1)
+        if self.features == "fourier":
+            angles = value * math.pi * torch.arange(1, _FREQUENCIES + 1, device=value.device)
+            value = torch.cat([value, angles.sin(), angles.cos()], dim=-1)
+        return self.embed(value)[:, None]  # (B, 1, C)

@@ -1,0 +1,77 @@
+"""A short demonstration that tells the model which task it is (MTDiff section 3.1, f_P)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from mtdiff.conditioning.encoder import Encoder, mlp
+from mtdiff.registry import CONDITIONING
+
+
+@CONDITIONING.register("trajectory_prompt", runtime=("state_dim", "action_dim", "width"))
+class TrajectoryPrompt(Encoder):
+    """J steps of a demonstration, a joint token for the state and action of each.
+
+    Args:
+        length: J, steps of the demonstration that are shown, at least 1.
+        spacing: "contiguous" steps from a random place of the demonstration (the paper), or "even" spacing
+            over all of it.
+        pool: gather the J tokens into this many by attention with learnt queries; None keeps all J. A few
+            pooled tokens make a plan several times cheaper.
+        hidden: widths of the hidden layers of the per-step network.
+        input_norm: layer-normalise each step first, as the released code does.
+        dropout: probability of withholding it in training, which makes guidance on it possible.
+        state_dim: O, from the data.
+        action_dim: A, from the data.
+        width: C, from the backbone.
+    """
+
+    reads = ("prompt_states", "prompt_actions")
+    lifetime = "episode"
+
+    def __init__(
+        self,
+        *,
+        length: int = 20,
+        spacing: Literal["contiguous", "even"] = "contiguous",
+        pool: int | None = None,
+        hidden: tuple[int, ...] = (512, 1024),
+        input_norm: bool = True,
+        dropout: float = 0.0,
+        state_dim: int,
+        action_dim: int,
+        width: int,
+    ):
+        super().__init__(dropout=dropout, width=width)
+        if length < 1:
+            raise ValueError(f"length: must be at least 1, got {length}")
+        if pool is not None and not 1 <= pool <= length:
+            raise ValueError(f"pool: must be between 1 and length={length}, or null, got {pool}")
+        self.length, self.spacing, self.pool = length, spacing, pool
+        self.num_tokens = pool or length
+        self.norm = nn.LayerNorm(state_dim + action_dim) if input_norm else nn.Identity()
+        self.embed = mlp([state_dim + action_dim, *hidden, width])
+        if pool is not None:
+            self.queries = nn.Parameter(torch.randn(pool, width) / width**0.5)
+            self.keys = nn.Linear(width, width)
+            self.values = nn.Linear(width, width)
+            self.order = nn.Parameter(torch.zeros(length, width))
+
+    def window(self) -> dict[str, Any]:
+        return {"prompt": self.length, "prompt_spacing": self.spacing}
+
+    def encode(self, fields: Mapping[str, Tensor]) -> Tensor:
+        states, actions = fields["prompt_states"], fields["prompt_actions"]
+        if states.shape[1] != self.length:
+            raise ValueError(f"prompt: must have {self.length} steps, got {states.shape[1]}")
+        steps = self.embed(self.norm(torch.cat([states, actions], dim=-1)))  # (B, J, C)
+        if self.pool is None:
+            return steps
+        steps = steps + self.order
+        queries = self.queries.to(steps.dtype).expand(len(steps), -1, -1)
+        return scaled_dot_product_attention(queries, self.keys(steps), self.values(steps))  # (B, pool, C)

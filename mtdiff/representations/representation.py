@@ -1,0 +1,34 @@
+"""What a representation offers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from torch import Tensor
+
+
+class Representation(ModelMixin, ConfigMixin):
+    """Maps windows in model space to the diffused element x and back.
+
+    A subclass sets `horizon` (H), `channels` (D) and the buffer `bounds` (D, 2): the limits in model space that
+    every estimate of x0 is clamped to.
+    """
+
+    horizon: int
+    channels: int
+    bounds: Tensor
+
+    def _set_bounds(self, bounds: Tensor | None) -> None:
+        # Saved with the weights: a model without tensors cannot be saved by diffusers.
+        unit = torch.tensor([[-1.0, 1.0]]).repeat(self.channels, 1)
+        self.register_buffer("bounds", unit if bounds is None else bounds.clone())
+
+    def encode(self, window: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return x (B, H, D) and its loss weights (B, H, D), 0 where a window passes the end of its episode."""
+        raise NotImplementedError(f"{type(self).__name__} must define encode(window)")
+
+    def decode(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the named arrays in model space that x (B, H, D) is made of."""
+        raise NotImplementedError(f"{type(self).__name__} must define decode(x)")
