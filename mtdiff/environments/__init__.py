@@ -1,0 +1,5 @@
+"""Suites of environments. Importing this package registers them; it never imports torch or a simulator."""
+
+from mtdiff.environments import metaworld
+
+__all__ = ["metaworld"]
