@@ -1,0 +1,155 @@
+"""One Parquet file of episodes, a row each, with the types of Hugging Face `datasets`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mtdiff.data.trajectories import Trajectory, TrajectoryDataset
+from mtdiff.errors import DataError
+
+# Columns that are no labels. The last three follow from the others and are there for people who browse.
+COLUMNS = (
+    "task",
+    "states",
+    "actions",
+    "rewards",
+    "success",
+    "terminated",
+    "truncated",
+    "steps",
+    "return",
+    "succeeded",
+)
+
+
+def write_shard(path: Path, episodes: Sequence[Trajectory]) -> None:
+    """Write episodes, one row each, so that the file is there whole or not at all.
+
+    Raises:
+        DataError: a label with a column's name or of a type that has no column.
+    """
+    from datasets import Features, List, Value  # slow to import, and only writing needs it
+
+    first = episodes[0]
+
+    def rows(width: int) -> Any:
+        return List(List(Value("float32"), length=width))
+
+    features = {
+        "task": Value("string"),
+        "states": rows(first.states.shape[1]),
+        "actions": rows(first.actions.shape[1]),
+        "rewards": List(Value("float32")),
+        "success": List(Value("bool")),
+        "terminated": Value("bool"),
+        "truncated": Value("bool"),
+        "steps": Value("int64"),
+        "return": Value("float64"),
+        "succeeded": Value("bool"),
+    }
+    columns: dict[str, list[Any]] = {
+        "task": [e.task for e in episodes],
+        "rewards": [e.rewards for e in episodes],
+        "success": [e.success for e in episodes],
+        "terminated": [e.terminated for e in episodes],
+        "truncated": [e.truncated for e in episodes],
+        "steps": [len(e) for e in episodes],
+        "return": [float(e.rewards.astype(np.float64).sum()) for e in episodes],
+        "succeeded": [bool(e.success.any()) for e in episodes],
+    }
+    for key, value in first.labels.items():
+        if key in COLUMNS:
+            raise DataError(f"label '{key}': this is the name of a column; choose another.")
+        columns[key] = [e.labels[key] for e in episodes]
+        features[key] = _label_feature(key, value)
+    schema = Features(features).arrow_schema
+    arrays = []
+    for entry in schema:
+        if entry.name in ("states", "actions"):
+            arrays.append(_nested([getattr(e, entry.name) for e in episodes], entry.type))
+        else:
+            arrays.append(pa.array(columns[entry.name], entry.type))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.partial")
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), beside, compression="zstd")
+    os.replace(beside, path)
+
+
+def read_shard(path: Path) -> TrajectoryDataset:
+    """Read one file as a dataset.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        table = pq.read_table(path).combine_chunks()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as Parquet ({error}).") from error
+    if missing := [name for name in COLUMNS if name not in table.column_names]:
+        raise DataError(f"{path}: has no column {', '.join(missing)}; it was not written by mtdiff.")
+    states, rows = _flat(table["states"])
+    count = len(rows)
+    offsets = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
+    inner = np.ones(len(states), bool)
+    inner[offsets[1:] - 1] = False
+
+    def padded(name: str) -> NDArray[Any]:
+        values, lengths = _flat(table[name])
+        if not np.array_equal(lengths, rows - 1):
+            raise DataError(f"{path}: {name} and states do not have the same steps.")
+        whole = np.zeros((len(states), *values.shape[1:]), values.dtype)
+        whole[inner] = values
+        return whole
+
+    names = table["task"].to_pylist()
+    tasks = list(dict.fromkeys(names))
+    return TrajectoryDataset(
+        states=states,
+        actions=padded("actions"),
+        rewards=padded("rewards"),
+        success=padded("success"),
+        offsets=offsets,
+        task_index=np.array([tasks.index(name) for name in names], np.int64).reshape(count),
+        tasks=tasks,
+        terminated=np.array(table["terminated"].to_pylist(), bool),
+        truncated=np.array(table["truncated"].to_pylist(), bool),
+        labels={key: table[key].to_pylist() for key in table.column_names if key not in COLUMNS},
+    )
+
+
+def _label_feature(key: str, value: Any) -> Any:
+    from datasets import List, Value
+
+    for kind, name in ((bool, "bool"), (int, "int64"), (float, "float64"), (str, "string")):
+        if isinstance(value, kind):
+            return Value(name)
+    if isinstance(value, list) and all(isinstance(item, int | float) for item in value):
+        return List(Value("float64"))
+    raise DataError(f"label '{key}': should be a number, a flag, a text or a list of numbers, got {value!r}.")
+
+
+def _nested(arrays: Sequence[NDArray[np.float32]], kind: pa.ListType) -> pa.ListArray:
+    """Return a column of (T, width) arrays without taking them apart."""
+    width = kind.value_type.list_size
+    values = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(arrays).reshape(-1)), width)
+    offsets = np.cumsum([0, *(len(array) for array in arrays)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values).cast(kind)
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return a list column's values joined, (R,) or (R, width), and the lengths of its rows."""
+    array = column.combine_chunks()
+    lengths = np.diff(array.offsets.to_numpy())
+    values = array.flatten()
+    if pa.types.is_fixed_size_list(values.type):
+        width = values.type.list_size
+        return values.flatten().to_numpy(zero_copy_only=True).reshape(-1, width), lengths
+    return values.to_numpy(zero_copy_only=False), lengths

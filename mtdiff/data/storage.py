@@ -1,0 +1,184 @@
+"""Trajectories in a folder: Parquet files with one row per episode, a card, and a manifest that says all is
+there.
+
+README.md          the card; its front matter makes `datasets.load_dataset(folder)` work
+dataset.json       the manifest, written last: a folder without it is not complete
+data/              <task>-00000.parquet ...
+prompts/           likewise, demonstrations to be shown as prompts
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtdiff.data.shards import read_shard, write_shard
+from mtdiff.data.trajectories import DEFAULT_SPLIT, TrajectoryDataset
+from mtdiff.errors import DataError, choices
+
+SCHEMA_VERSION = 1
+MANIFEST, CARD = "dataset.json", "README.md"
+FOLDERS = {DEFAULT_SPLIT: "data", "prompts": "prompts"}
+EPISODES_PER_SHARD = 25
+
+
+def shard_name(split: str, task: str, number: int) -> str:
+    """Return a shard's path inside the folder, with forward slashes."""
+    return f"{FOLDERS[split]}/{task}-{number:05d}.parquet"
+
+
+def write_beside(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def write_manifest(
+    folder: Path, *, shards: Mapping[str, Sequence[str]], tasks: Sequence[str], metadata: Any
+) -> None:
+    """Finish a folder whose shards are all there: the card, then the manifest.
+
+    Args:
+        folder: where.
+        shards: paths inside the folder by split, in order.
+        tasks: order of the task names.
+        metadata: kept as it is.
+    """
+    from mtdiff.data.card import write_card
+
+    splits: dict[str, Any] = {}
+    parts: dict[str, TrajectoryDataset] = {}
+    for split, paths in shards.items():
+        pieces = [read_shard(folder / path) for path in paths]
+        parts[split] = joined = join(pieces, tasks=tasks, metadata=metadata)
+        splits[split] = {
+            "fingerprint": joined.fingerprint,
+            "episodes": len(joined),
+            "steps": joined.num_steps,
+            "shards": [
+                {
+                    "path": path,
+                    "episodes": len(piece),
+                    "bytes": (folder / path).stat().st_size,
+                    "sha256": _hash(folder / path),
+                }
+                for path, piece in zip(paths, pieces, strict=True)
+            ],
+        }
+    whole = parts[DEFAULT_SPLIT]
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "tasks": list(tasks),
+        "state_dim": whole.states.shape[1],
+        "action_dim": whole.actions.shape[1],
+        "metadata": metadata,
+        "splits": splits,
+    }
+    write_beside(folder / CARD, write_card(parts, metadata=metadata))
+    write_beside(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a complete folder.
+
+    Raises:
+        DataError: there is none, or it is from another version of the format.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        what = "is not complete (no dataset.json)" if (folder / "data").is_dir() else "holds no dataset"
+        raise DataError(
+            f"{folder}: {what}. Collect it, or collect it to its end, with the command `mtdiff collect`."
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: is damaged ({type(error).__name__}: {error}).") from error
+    if version != SCHEMA_VERSION:
+        raise DataError(f"{path}: has schema version {version}; this mtdiff reads {SCHEMA_VERSION}.")
+    return manifest
+
+
+def damage(folder: Path, shard: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a shard of the manifest, or None."""
+    path = folder / shard["path"]
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size != shard["bytes"]:
+        return f"has {path.stat().st_size} bytes, should have {shard['bytes']}"
+    if _hash(path) != shard["sha256"]:
+        return "has changed since it was written (its sha256 differs from dataset.json's)"
+    return None
+
+
+def load(folder: Path, *, split: str = DEFAULT_SPLIT) -> TrajectoryDataset:
+    """See `TrajectoryDataset.load`."""
+    manifest = read_manifest(folder)
+    if split not in manifest["splits"]:
+        raise DataError(f"{folder}: {choices('split', split, manifest['splits'])}")
+    shards = manifest["splits"][split]["shards"]
+    for shard in shards:
+        if fault := damage(folder, shard):
+            raise DataError(f"{folder / shard['path']}: {fault}. Collect again into this folder to mend it.")
+    pieces = [read_shard(folder / shard["path"]) for shard in shards]
+    return join(pieces, tasks=manifest["tasks"], metadata=manifest["metadata"])
+
+
+def save(folder: Path, splits: Mapping[str, TrajectoryDataset]) -> None:
+    """See `TrajectoryDataset.save`."""
+    if any((folder / name).exists() for name in (MANIFEST, *FOLDERS.values())):
+        raise DataError(f"{folder}: holds trajectories already; choose another folder or remove it.")
+    main = splits[DEFAULT_SPLIT]
+    shards: dict[str, list[str]] = {}
+    for split, data in splits.items():
+        shards[split] = []
+        for task in data.tasks:
+            episodes = np.flatnonzero(data.task_index == data.tasks.index(task))
+            for number, start in enumerate(range(0, len(episodes), EPISODES_PER_SHARD)):
+                name = shard_name(split, task, number)
+                write_shard(
+                    folder / name, [data[int(e)] for e in episodes[start : start + EPISODES_PER_SHARD]]
+                )
+                shards[split].append(name)
+    write_manifest(folder, shards=shards, tasks=main.tasks, metadata=main.metadata)
+
+
+def join(pieces: Sequence[TrajectoryDataset], *, tasks: Sequence[str], metadata: Any) -> TrajectoryDataset:
+    """Put datasets one after the other."""
+    tasks = list(tasks)
+    starts = np.cumsum([0, *(len(piece.states) for piece in pieces)])
+
+    def all_of(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(piece, name) for piece in pieces])
+
+    index = [
+        np.array([tasks.index(name) for name in piece.tasks], np.int64)[piece.task_index] for piece in pieces
+    ]
+    return TrajectoryDataset(
+        **{
+            name: all_of(name)
+            for name in ("states", "actions", "rewards", "success", "terminated", "truncated")
+        },
+        offsets=np.concatenate(
+            [[0], *(p.offsets[1:] + s for p, s in zip(pieces, starts, strict=False))]
+        ).astype(np.int64),
+        task_index=np.concatenate(index),
+        tasks=tasks,
+        labels={key: [v for piece in pieces for v in piece.labels[key]] for key in pieces[0].labels},
+        metadata=metadata,
+    )
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
