@@ -29,7 +29,11 @@ class Denoiser(nn.Module):
         self.conditioning = conditioning
 
     def forward(
-        self, x: Tensor, timestep: Tensor, fields: Mapping[str, Tensor], drop: Mapping[str, Tensor] | None = None
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        fields: Mapping[str, Tensor],
+        drop: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Predict from x (B, H, D) at `timestep` (B,) under the conditions in `fields`; returns (B, H, D)."""
         return self.backbone(x, timestep, self.conditioning(fields, drop))

@@ -29,6 +29,28 @@ class TrainingFault(MTDiffError):
     """Training stopped because going on would be pointless: a NaN loss, a checkpoint of another run."""
 
 
+def at_least(low: float, **values: float) -> None:
+    """Refuse the first of the named arguments that is below `low`.
+
+    Raises:
+        ValueError: `<argument>: must be at least <low>, got <value>`, which a recipe's checker can place.
+    """
+    for name, value in values.items():
+        if value < low:
+            raise ValueError(f"{name}: must be at least {low}, got {value}")
+
+
+def fraction(**values: float) -> None:
+    """Refuse the first of the named arguments that is not at least 0 and below 1.
+
+    Raises:
+        ValueError: `<argument>: must be at least 0 and below 1, got <value>`.
+    """
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}: must be at least 0 and below 1, got {value}")
+
+
 def closest(name: object, allowed: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the allowed name most like `name`, or an empty string."""
     match = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.6)

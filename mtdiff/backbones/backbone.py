@@ -72,13 +72,13 @@ class TimestepEmbedding(nn.Module):
         super().__init__()
         if width % 2:
             raise ValueError(f"width: must be even for a timestep embedding, got {width}")
-        self.half = width // 2
+        self.pairs = width // 2
         self.layers = nn.Sequential(nn.Linear(width, hidden), nn.Mish(), nn.Linear(hidden, width))
 
     def forward(self, timestep: Tensor) -> Tensor:
         """Embed `timestep` (B,) to (B, C)."""
-        steps = torch.arange(self.half, device=timestep.device, dtype=torch.float32)
-        frequencies = torch.exp(-math.log(10_000.0) * steps / max(self.half - 1, 1))
+        steps = torch.arange(self.pairs, device=timestep.device, dtype=torch.float32)
+        frequencies = torch.exp(-math.log(10_000.0) * steps / max(self.pairs - 1, 1))
         angles = timestep.float()[:, None] * frequencies
         features = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        return self.layers(features.to(self.layers[0].weight.dtype))
+        return self.layers(features.to(next(self.layers.parameters()).dtype))

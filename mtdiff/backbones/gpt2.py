@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,9 +12,13 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mtdiff.backbones.backbone import Backbone, TimestepEmbedding, role_list
 from mtdiff.conditioning.encoder import Condition, Role
+from mtdiff.errors import at_least, fraction
 from mtdiff.registry import BACKBONES
 
-_ACTIVATIONS = {"mish": nn.Mish, "gelu_new": lambda: nn.GELU(approximate="tanh")}
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "mish": nn.Mish,
+    "gelu_new": lambda: nn.GELU(approximate="tanh"),
+}
 
 
 class Block(nn.Module):
@@ -80,6 +84,10 @@ class GPT2Backbone(Backbone):
         roles: Sequence[Role | Mapping[str, Any]],
     ):
         super().__init__()
+        at_least(1, width=width, num_layers=num_layers, num_heads=num_heads)
+        fraction(dropout=dropout)
+        if inner is not None:
+            at_least(1, inner=inner)
         if width % num_heads:
             raise ValueError(f"width: must be a multiple of num_heads={num_heads}, got {width}")
         if actions_per_token < 1 or horizon % actions_per_token:
@@ -104,17 +112,12 @@ class GPT2Backbone(Backbone):
         self.head = nn.Sequential(
             nn.Linear(width, width), nn.Mish(), nn.Linear(width, actions_per_token * channels)
         )
-        self._initialise(num_layers)
-
-    def _initialise(self, num_layers: int) -> None:
-        """GPT-2's: normal(0.02), the ends of residual branches scaled down by the depth."""
-        for block in self.blocks:
-            for module in block.modules():
-                if isinstance(module, nn.Linear):
-                    nn.init.normal_(module.weight, std=0.02)
-                    nn.init.zeros_(module.bias)
-            for last in (block.attention_out, block.mlp[-1]):
-                nn.init.normal_(last.weight, std=0.02 / (2 * num_layers) ** 0.5)
+        # GPT-2's initial weights: the ends of residual branches are scaled down by the depth.
+        for name, module in self.blocks.named_modules():
+            if isinstance(module, nn.Linear):
+                ends_branch = name.endswith(("attention_out", "mlp.2"))
+                nn.init.normal_(module.weight, std=0.02 / (2 * num_layers) ** 0.5 if ends_branch else 0.02)
+                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         embedded = self.timestep(timestep)  # (B, C)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mtdiff.backbones.backbone import Backbone, TimestepEmbedding, role_list
 from mtdiff.conditioning.encoder import Condition, Role
+from mtdiff.errors import at_least, fraction
 from mtdiff.registry import BACKBONES
 
 
@@ -21,11 +22,12 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = nn.Linear(width, 2 * width)
+        last = nn.Linear(expansion * width, width)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(
-            nn.Linear(width, expansion * width), nn.Mish(), nn.Dropout(dropout), nn.Linear(expansion * width, width)
+            nn.Linear(width, expansion * width), nn.Mish(), nn.Dropout(dropout), last
         )
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         scale, shift = self.modulation(condition).chunk(2, dim=-1)
@@ -59,6 +61,8 @@ class ResidualMLPBackbone(Backbone):
         roles: Sequence[Role | Mapping[str, Any]],
     ):
         super().__init__()
+        at_least(1, width=width, num_layers=num_layers, expansion=expansion)
+        fraction(dropout=dropout)
         known = role_list(roles)
         self.register_to_config(roles=[dict(vars(role)) for role in known])
         self.granularity = horizon

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mtdiff.errors import at_least, fraction
+
 Lifetime = Literal["episode", "plan"]
 
 
@@ -53,17 +55,19 @@ class Encoder(nn.Module):
         lifetime: see `Role`.
         added: see `Role`.
         num_tokens: tokens per sample.
+        length: how many steps of its field it reads, for fields that are sequences.
     """
 
     reads: Sequence[str] = ()
     lifetime: Lifetime = "episode"
     added: bool = False
     num_tokens: int = 1
+    length: int = 1
 
     def __init__(self, *, dropout: float, width: int):
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout: must be at least 0 and below 1, got {dropout}")
+        fraction(dropout=dropout)
+        at_least(1, width=width)
         self.dropout = dropout
         # What stands in for a withheld condition; it starts at zero, MTDiff's own choice, and is learnt.
         self.null = nn.Parameter(torch.zeros(width)) if dropout > 0 else None
@@ -100,6 +104,8 @@ class Encoder(nn.Module):
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers of the given sizes with Mish between them (the paper's activation)."""
+    if min(sizes) < 1:
+        raise ValueError(f"hidden: every width must be at least 1, got {', '.join(map(str, sizes[1:-1]))}")
     layers: list[nn.Module] = []
     for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
         layers += [nn.Linear(inputs, outputs), nn.Mish()]

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mtdiff.conditioning.encoder import Encoder, mlp
+from mtdiff.errors import at_least
 from mtdiff.registry import CONDITIONING
 
 
@@ -38,8 +39,7 @@ class History(Encoder):
         width: int,
     ):
         super().__init__(dropout=dropout, width=width)
-        if length < 1:
-            raise ValueError(f"length: must be at least 1, got {length}")
+        at_least(1, length=length)
         self.length = self.num_tokens = length
         self.norm = nn.LayerNorm(state_dim) if input_norm else nn.Identity()
         self.embed = mlp([state_dim, *hidden, width])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from mtdiff.conditioning.encoder import Encoder, mlp
+from mtdiff.errors import at_least
 from mtdiff.registry import CONDITIONING
 
 
@@ -48,8 +49,7 @@ class TrajectoryPrompt(Encoder):
         width: int,
     ):
         super().__init__(dropout=dropout, width=width)
-        if length < 1:
-            raise ValueError(f"length: must be at least 1, got {length}")
+        at_least(1, length=length)
         if pool is not None and not 1 <= pool <= length:
             raise ValueError(f"pool: must be between 1 and length={length}, or null, got {pool}")
         self.length, self.spacing, self.pool = length, spacing, pool

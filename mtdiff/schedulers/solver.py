@@ -12,13 +12,13 @@ it on random numbers, so a scheduler that does not fit is refused, never sampled
 from __future__ import annotations
 
 import inspect
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_GENERATOR_SEED = 0
 _NEGLIGIBLE = 1e-7  # what single-precision tables leave of a weight that is zero
 
 
@@ -101,24 +101,26 @@ def _fresh(scheduler: Any, prediction_type: str, num_inference_steps: int) -> An
 
 
 class _Stepper:
-    """Calls `scheduler.step` with noise that is known: handed over, or drawn from a known seed."""
+    """Calls `scheduler.step` with noise that is known: handed over, or drawn from a known seed.
+
+    Every call has noise of its own, so that a scheduler which uses the noise of an earlier call is found out.
+    """
 
     def __init__(self, scheduler: Any):
         self.scheduler = scheduler
         self.accepts = inspect.signature(scheduler.step).parameters
 
-    def __call__(self, output: Tensor, timestep: Tensor, x: Tensor, noise: Tensor) -> Tensor:
+    def __call__(self, i: int, output: Tensor, x: Tensor) -> Tensor:
         extra: dict[str, Any] = {}
         if "variance_noise" in self.accepts:
-            extra["variance_noise"] = noise
+            extra["variance_noise"] = self.noise(i, x.shape[-1])
         elif "generator" in self.accepts:
-            extra["generator"] = torch.Generator().manual_seed(_GENERATOR_SEED)
-        return self.scheduler.step(output, timestep, x, **extra, return_dict=False)[0]
+            extra["generator"] = torch.Generator().manual_seed(i)
+        return self.scheduler.step(output, self.scheduler.timesteps[i], x, **extra, return_dict=False)[0]
 
-    def known_noise(self, size: int) -> Tensor:
-        """The noise a call of `step` on a vector of `size` numbers will see."""
-        generator = torch.Generator().manual_seed(_GENERATOR_SEED)
-        return torch.randn(1, size, generator=generator, dtype=torch.float64)
+    def noise(self, i: int, size: int) -> Tensor:
+        """The noise that call `i` of `step` on a vector of `size` numbers sees."""
+        return torch.randn(1, size, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
 
 
 def _probe(scheduler: Any, num_inference_steps: int) -> Solver:
@@ -131,7 +133,7 @@ def _probe(scheduler: Any, num_inference_steps: int) -> Solver:
             raise ValueError("it rescales x, or takes more than one call a timestep")
         solver = _coefficients(by_x0, by_eps, timesteps)
         _check(solver, _fresh(scheduler, "sample", count))
-    except (ValueError, RuntimeError, IndexError, TypeError) as error:
+    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError, NameError) as error:
         raise ValueError(
             f"scheduler {name} cannot be used with {count} sampling timesteps: {error}. "
             "DDPM, DDIM, DEIS, UniPC and DPMSolverMultistep can."
@@ -144,13 +146,12 @@ def _coefficients(by_x0: Any, by_eps: Any, timesteps: list[int]) -> Solver:
     count = len(timesteps)
     size = 2 * count + 1
     step_x0, step_eps = _Stepper(by_x0), _Stepper(by_eps)
-    noise = step_x0.known_noise(size)
     a, b, c, alpha, sigma = [], [], [], [], []
     for i in range(count):
+        noise = step_x0.noise(i, size)
         x, output = torch.zeros(2, 1, size, dtype=torch.float64)
         x[0, i], output[0, count + i] = 1.0, 1.0
-        moved = step_x0(output, by_x0.timesteps[i], x, noise)[0]
-        by_noise = step_eps(output, by_eps.timesteps[i], x, noise)[0]
+        moved, by_noise = step_x0(i, output, x)[0], step_eps(i, output, x)[0]
         c.append(_settle(float(moved[-1] / noise[0, -1])))
         moved, by_noise = moved - c[-1] * noise[0], by_noise - c[-1] * noise[0]
         a.append(_trim([float(moved[i - m]) for m in range(i + 1)]))
@@ -187,11 +188,12 @@ def _check(solver: Solver, scheduler: Any) -> None:
     xs = [torch.randn(1, 8, generator=generator, dtype=torch.float64)]
     predictions = list(torch.randn(len(solver), 1, 8, generator=generator, dtype=torch.float64))
     step = _Stepper(scheduler)
-    noise = step.known_noise(8)
     for i in range(len(solver)):
-        theirs = step(predictions[i], scheduler.timesteps[i], xs[i], noise)
-        ours = solver.combine(i, xs, predictions[: i + 1]) + solver.c[i] * noise
+        theirs = step(i, predictions[i], xs[i])
+        ours = solver.combine(i, xs, predictions[: i + 1]) + solver.c[i] * step.noise(i, 8)
         if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5):
             off = float((ours - theirs).abs().max())
             raise ValueError(f"its steps are not linear in x, x0 and noise (off by {off:.2g})")
         xs.append(theirs)
+    if any(later > earlier + 1e-6 for earlier, later in itertools.pairwise(solver.sigma)):
+        raise ValueError("it adds noise instead of removing it")
