@@ -1,0 +1,113 @@
+"""From a recipe and data to a pipeline: where parts meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mtdiff.conditioning.mapping import Conditioning
+from mtdiff.data.normalizer import Normalization, Normalizer
+from mtdiff.data.windows import PromptWindows, Windows
+from mtdiff.pipelines.planner import PlannerPipeline
+from mtdiff.pipelines.prompts import Prompt, PromptLibrary
+from mtdiff.registry import BACKBONES, REPRESENTATIONS, SCHEDULERS
+from mtdiff.schedulers.vp import SCHEDULE_ARGUMENTS
+
+if TYPE_CHECKING:
+    from mtdiff.data.trajectories import TrajectoryDataset
+
+
+def compose(
+    values: Mapping[str, Any], dataset: TrajectoryDataset, prompts: TrajectoryDataset | None
+) -> tuple[PlannerPipeline, Any]:
+    """Build an untrained pipeline, and the scheduler it is to be trained with.
+
+    Initial weights come from `values["seed"]` alone and leave torch's global generator as it was.
+
+    Args:
+        values: sections of a resolved recipe, as in `Recipe.values`.
+        dataset: measured for the normaliser and the sizes.
+        prompts: demonstrations for the pipeline's prompt library; None if no condition reads prompts.
+    """
+    state_dim, action_dim = dataset.states.shape[1], dataset.actions.shape[1]
+    normalizer = Normalizer.fit(dataset, Normalization(**values["normalization"]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(values["seed"])
+        conditioning = Conditioning(
+            roles=dict(values["conditioning"]),
+            state_dim=state_dim,
+            action_dim=action_dim,
+            width=values["backbone"]["width"],
+        )
+        representation = REPRESENTATIONS.build(values["representation"], action_dim=action_dim)
+        backbone = BACKBONES.build(
+            values["backbone"],
+            channels=representation.channels,
+            horizon=representation.horizon,
+            roles=conditioning.roles,
+        )
+    sampling = dict(values["sampling"])
+    library = _library(conditioning, dataset.tasks, prompts, sampling.pop("prompts_per_task"), values["seed"])
+    training_scheduler = SCHEDULERS.build(values["scheduler"])
+    pipeline = PlannerPipeline(
+        backbone=backbone,
+        conditioning=conditioning,
+        representation=representation,
+        scheduler=sampling_scheduler(sampling.pop("scheduler"), values["scheduler"]),
+        normalizer=normalizer,
+        prompts=library,
+        **sampling,
+    )
+    return pipeline, training_scheduler
+
+
+def windows(
+    pipeline: PlannerPipeline,
+    dataset: TrajectoryDataset,
+    prompts: TrajectoryDataset | None,
+    device: torch.device | str = "cpu",
+    returns_of: TrajectoryDataset | None = None,
+) -> Windows:
+    """Windows with just the fields that a pipeline's parts read; see `Windows` for `returns_of`."""
+    return Windows(
+        dataset,
+        pipeline.normalizer,
+        horizon=pipeline.representation.horizon,
+        prompts=prompts,
+        device=device,
+        returns_of=returns_of,
+        **pipeline.conditioning.window(),
+    )
+
+
+def sampling_scheduler(part: Mapping[str, Any] | None, training: Mapping[str, Any]) -> Any:
+    """Build the scheduler that samples: `part` over the noise schedule of training, or training's own."""
+    if part is None:
+        return SCHEDULERS.build(training)
+    return SCHEDULERS.build({**part, **{key: training[key] for key in SCHEDULE_ARGUMENTS}})
+
+
+def _library(
+    conditioning: Conditioning, tasks: list[str], prompts: TrajectoryDataset | None, count: int, seed: int
+) -> PromptLibrary:
+    """Cut `count` prompts per task, spread over the demonstrations, at seeded places."""
+    needs = conditioning.window()
+    if "prompt" not in needs or prompts is None:
+        return PromptLibrary()
+    cutter = PromptWindows(prompts, None, tasks, length=needs["prompt"], spacing=needs["prompt_spacing"])
+    places = np.random.default_rng(seed).random((len(tasks), count))
+    library: dict[str, list[Prompt]] = {}
+    for number, task in enumerate(tasks):
+        cut = cutter.gather(
+            torch.full((count,), number),
+            (torch.arange(count, dtype=torch.float64) + 0.5) / count,  # + 0.5: rounding must not repeat one
+            torch.from_numpy(places[number]),
+        )
+        library[task] = [
+            Prompt(states=s, actions=a)
+            for s, a in zip(cut["prompt_states"], cut["prompt_actions"], strict=True)
+        ]
+    return PromptLibrary.from_prompts(library)

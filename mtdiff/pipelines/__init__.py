@@ -1,0 +1,24 @@
+"""Pipelines: trained parts that sample. Importing this package lets diffusers load what mtdiff saved.
+
+diffusers writes the library and class of every component into `model_index.json` and looks them up again when
+loading. Telling it that `mtdiff` is such a library keeps what is written independent of the file a class lives
+in (`["mtdiff", "GPT2Backbone"]`), and makes plain `DiffusionPipeline.from_pretrained` work.
+"""
+
+import diffusers
+from diffusers.pipelines import pipeline_loading_utils
+
+from mtdiff.pipelines.agent import PlannerAgent
+from mtdiff.pipelines.planner import PlannerOutput, PlannerPipeline
+from mtdiff.pipelines.prompts import Prompt, PromptLibrary
+from mtdiff.pipelines.sampling import Sampling
+
+__all__ = ["PlannerAgent", "PlannerOutput", "PlannerPipeline", "Prompt", "PromptLibrary", "Sampling"]
+
+_methods = ["save_pretrained", "from_pretrained"]
+# "Backbone" and "Representation" make parts of third parties loadable: their modules import those names.
+_classes = {name: _methods for name in ("ModelMixin", "SchedulerMixin", "Backbone", "Representation")}
+pipeline_loading_utils.LOADABLE_CLASSES["mtdiff"] = _classes
+pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(_classes)
+for _pipeline in (PlannerPipeline,):
+    setattr(diffusers, _pipeline.__name__, _pipeline)

@@ -1,0 +1,107 @@
+"""Demonstrations that tell a planner its task, and the library of them inside a saved pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from mtdiff.errors import DataError, choices
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """J steps of one demonstration, in physical units.
+
+    Attributes:
+        states: (J, O).
+        actions: (J, A), inside [-1, 1].
+    """
+
+    states: Tensor
+    actions: Tensor
+
+    def __post_init__(self) -> None:
+        for name, value in (("states", self.states), ("actions", self.actions)):
+            array = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value).float()
+            if array.ndim != 2:
+                raise DataError(f"prompt {name}: must have shape (J, width), got {tuple(array.shape)}")
+            if not array.isfinite().all():
+                raise DataError(f"prompt {name}: contains NaN or infinity")
+            object.__setattr__(self, name, array)
+        if len(self.states) != len(self.actions):
+            raise DataError(
+                f"prompt: states and actions must have equally many steps, got {len(self.states)} and {len(self.actions)}"
+            )
+
+
+class PromptLibrary(ModelMixin, ConfigMixin):
+    """Prompts by task, saved as safetensors with the pipeline: `pipe.prompts["reach-v3"]`.
+
+    Args:
+        shapes: task to (number of prompts, J, O, A).
+    """
+
+    @register_to_config
+    def __init__(self, *, shapes: dict[str, list[int]] | None = None):
+        super().__init__()
+        # A model without tensors cannot be saved by diffusers; a model told by other means has no prompts.
+        self.register_buffer("present", torch.ones(1))
+        for number, (count, length, state_dim, action_dim) in enumerate((shapes or {}).values()):
+            self.register_buffer(f"states_{number}", torch.zeros(count, length, state_dim))
+            self.register_buffer(f"actions_{number}", torch.zeros(count, length, action_dim))
+        self._numbers = {task: number for number, task in enumerate(shapes or {})}
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> PromptLibrary:
+        """Load a saved library; whatever the dtype asked for, prompts stay in single precision."""
+        return super().from_pretrained(*args, **{k: v for k, v in kwargs.items() if k not in ("dtype", "torch_dtype")})
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        # Physical units stay in single precision whatever the pipeline is cast to.
+        exact = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            setattr(self, name, buffer.to(getattr(self, name).device))
+        return self
+
+    @classmethod
+    def from_prompts(cls, prompts: Mapping[str, list[Prompt]]) -> PromptLibrary:
+        """Build a library from prompts of equal length per task."""
+        shapes: dict[str, Any] = {}
+        for task in sorted(prompts):
+            first = prompts[task][0]
+            shapes[task] = [len(prompts[task]), *first.states.shape, first.actions.shape[1]]
+        library = cls(shapes=shapes)
+        for task in shapes:
+            number = library._numbers[task]
+            getattr(library, f"states_{number}").copy_(torch.stack([p.states for p in prompts[task]]))
+            getattr(library, f"actions_{number}").copy_(torch.stack([p.actions for p in prompts[task]]))
+        return library
+
+    def __getitem__(self, task: str) -> list[Prompt]:
+        """All prompts of a task.
+
+        Raises:
+            DataError: if there is none for it, naming those there are.
+        """
+        if task not in self._numbers:
+            raise DataError(f"prompts: {choices('task', task, self._numbers)}")
+        number = self._numbers[task]
+        states, actions = getattr(self, f"states_{number}"), getattr(self, f"actions_{number}")
+        return [Prompt(states=s, actions=a) for s, a in zip(states, actions, strict=True)]
+
+    def __contains__(self, task: object) -> bool:
+        return task in self._numbers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
