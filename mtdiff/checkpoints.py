@@ -1,0 +1,127 @@
+"""What makes a killed run go on exactly where it was: checkpoints, counters, and the file of metrics."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from mtdiff.errors import TrainingFault
+
+_PREFIX = "checkpoint-"
+
+
+@dataclass
+class Progress:
+    """How far training is, and the generator that all batches come from. Saved with every checkpoint."""
+
+    generator: torch.Generator
+    update: int = 0
+    seconds: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"update": self.update, "seconds": self.seconds, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.update, self.seconds = state["update"], state["seconds"]
+        self.generator.set_state(state["generator"])
+
+
+class Checkpoints:
+    """Checkpoints of one run, `checkpoint-<update>`, each written beside and then renamed.
+
+    Args:
+        accelerator: whose state they hold.
+        folder: the run's folder.
+        keep: newest ones that are kept.
+    """
+
+    def __init__(self, accelerator: Accelerator, folder: Path, *, keep: int):
+        self.accelerator, self.folder, self.keep = accelerator, Path(folder) / "checkpoints", keep
+
+    def all(self) -> list[Path]:
+        """Complete checkpoints, oldest first, by their number."""
+        found = [path for path in self.folder.glob(f"{_PREFIX}*") if path.name[len(_PREFIX) :].isdigit()]
+        return sorted(found, key=lambda path: int(path.name[len(_PREFIX) :]))
+
+    def newest(self) -> Path | None:
+        """The newest complete checkpoint, if any."""
+        found = self.all()
+        return found[-1] if found else None
+
+    def save(self, update: int) -> None:
+        """Save a checkpoint and drop those past `keep`."""
+        final = self.folder / f"{_PREFIX}{update}"
+        partial = self.folder / f"{final.name}.partial"
+        main = self.accelerator.is_main_process
+        if main:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(partial), safe_serialization=True)
+        self.accelerator.wait_for_everyone()
+        if main:
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            for old in self.all()[: -self.keep]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def load_newest(self) -> None:
+        """Load the newest checkpoint, if there is one.
+
+        Raises:
+            TrainingFault: if it is damaged or of another model.
+        """
+        newest = self.newest()
+        if newest is None:
+            return
+        try:
+            self.accelerator.load_state(str(newest))
+        except Exception as error:
+            raise TrainingFault(
+                f"{newest}: cannot be loaded ({error}). Delete this folder to go on from the one before"
+            ) from error
+
+
+class MetricsFile:
+    """One JSON object a line, in the order of updates.
+
+    Args:
+        path: the file.
+        main: whether this process writes it.
+    """
+
+    def __init__(self, path: Path, *, main: bool = True):
+        self.path, self.main = Path(path), main
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row."""
+        if self.main:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def cut_after(self, update: int) -> None:
+        """Drop rows of updates that are about to be done again."""
+        if self.main and self.path.exists():
+            kept = [row for row in self.read(self.path) if row["update"] <= update]
+            partial = self.path.with_suffix(".partial")
+            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            partial.replace(self.path)
+
+    @staticmethod
+    def read(path: Path) -> list[dict[str, Any]]:
+        """All rows; a last line cut short by a crash is left out."""
+        rows = []
+        for line in Path(path).read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows

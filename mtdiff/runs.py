@@ -1,0 +1,249 @@
+"""A run: the folder of one trained recipe, and the steps that fill it.
+
+    <root>/data/<suite>-<hash>/        trajectories and prompt demonstrations, shared by every run that needs them
+    <root>/runs/<recipe>-<hash>/
+        recipe.yaml   run.json         what is trained, on which data, with which versions, how far it is
+        checkpoints/  metrics.jsonl  trackers/
+        pipeline/                      the trained pipeline, as `save_pretrained` writes it
+        evaluation/<hash>.json  videos/  report.html
+
+The hash covers everything that changes the result of training, the data's content included, so that equal work is
+recognised and never repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mtdiff.collection import collect
+from mtdiff.compose import compose, windows
+from mtdiff.data.trajectories import TrajectoryDataset
+from mtdiff.errors import MTDiffError, TrainingFault
+from mtdiff.recipe import Recipe, load_recipe, write_text
+
+if TYPE_CHECKING:
+    from mtdiff.pipelines.planner import PlannerPipeline
+
+ROOT = Path("outputs")
+_PACKAGES = ("mtdiff", "torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder."""
+
+    folder: Path
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return load_recipe(self.folder / "recipe.yaml")
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What `run.json` says: hash, data, versions, hardware, updates, seconds, complete."""
+        return json.loads((self.folder / "run.json").read_text())
+
+    @property
+    def complete(self) -> bool:
+        """Whether training has ended and the pipeline is saved."""
+        return (self.folder / "run.json").is_file() and self.info["complete"]
+
+    @property
+    def pipeline(self) -> Path:
+        """Where the trained pipeline is."""
+        return self.folder / "pipeline"
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Rows of training's metrics."""
+        from mtdiff.checkpoints import MetricsFile
+
+        path = self.folder / "metrics.jsonl"
+        return MetricsFile.read(path) if path.is_file() else []
+
+
+def data_folder(recipe: Recipe, root: Path = ROOT) -> Path:
+    """Where the data of a recipe are kept: named by what they are made from, shared by all runs."""
+    return Path(root) / "data" / f"{recipe.get('suite.name')}-{recipe.section_hash('suite', 'data')}"
+
+
+def collect_data(
+    recipe: Recipe,
+    *,
+    root: Path = ROOT,
+    folder: Path | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Collect the data of a recipe, or what is missing of them; returns `mtdiff.collection.collect`'s summary."""
+    return collect(
+        suite=recipe.build("suite"),
+        source=recipe.build("data"),
+        folder=folder or data_folder(recipe, root),
+        workers=workers,
+        progress=progress,
+    )
+
+
+def train(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    *,
+    root: Path | str = ROOT,
+    resume: bool = False,
+    restart: bool = False,
+    workers: int | None = None,
+) -> Run:
+    """Train a recipe: collect its data if they are not there, train, save the pipeline.
+
+    A recipe that was trained before is not trained again. One that differs only in `sampling` or `evaluation` gets
+    the new defaults into the saved pipeline.
+
+    Args:
+        recipe: a recipe, or what `load_recipe` takes.
+        root: folder of data and runs.
+        resume: go on from the newest checkpoint of an interrupted run.
+        restart: throw an interrupted or finished run away and begin anew.
+        workers: processes for the collection of data.
+
+    Raises:
+        TrainingFault: if the run was interrupted before and neither `resume` nor `restart` is given.
+        MTDiffError: see `load_recipe`, `collect`, `Trainer.run`.
+    """
+    from mtdiff.training import Trainer, Training, make_accelerator
+
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    settings: Training = recipe.build("training")
+    root = Path(root)
+    folder = data_folder(recipe, root)
+    accelerator = make_accelerator(settings)
+    if accelerator.is_main_process:
+        collect_data(recipe, root=root, workers=workers)
+    accelerator.wait_for_everyone()
+    dataset = TrajectoryDataset.load(folder)
+    prompts = TrajectoryDataset.load(folder, split="prompts") if recipe.get("data.prompts_per_task") else None
+    fingerprint = dataset.fingerprint + (prompts.fingerprint if prompts else "")
+    run = Run(root / "runs" / f"{recipe.name}-{recipe.hash(fingerprint)}")
+    if restart and accelerator.is_main_process:
+        shutil.rmtree(run.folder, ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+    pipeline, scheduler = compose(recipe.values, dataset, prompts)
+    if run.complete:
+        if accelerator.is_main_process and run.recipe.values != recipe.values:
+            _renew(run, recipe, pipeline)
+        return run
+    if any((run.folder / "checkpoints").glob("checkpoint-*[0-9]")) and not resume:
+        raise TrainingFault(
+            f"{run.folder} holds an interrupted training of this recipe. Go on with --resume, or begin anew with --restart"
+        )
+
+    info = {
+        "name": recipe.name,
+        "hash": run.folder.name.rpartition("-")[2],
+        "complete": False,
+        "data": {"folder": str(folder), "fingerprint": fingerprint, **_size(dataset)},
+        "versions": versions(),
+        "hardware": hardware(),
+        "processes": accelerator.num_processes,
+        "mixed_precision": accelerator.mixed_precision,
+        "device": str(accelerator.device),
+    }
+    if accelerator.is_main_process:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        recipe.save(run.folder / "recipe.yaml")
+        write_text(run.folder / "run.json", json.dumps(info, indent=2))
+    learn, held_out = _split(dataset, settings.validation, recipe.get("seed"))
+    trainer = Trainer(
+        pipeline,
+        scheduler,
+        windows(pipeline, learn, prompts, accelerator.device),
+        windows(pipeline, held_out, prompts, accelerator.device, returns_of=learn) if held_out else None,
+        settings,
+        seed=recipe.get("seed"),
+        folder=run.folder,
+        accelerator=accelerator,
+    )
+    outcome = trainer.run(resume=resume)
+    if accelerator.is_main_process:
+        pipeline.to("cpu")
+        save_pipeline(run, recipe, pipeline)
+        write_text(run.folder / "run.json", json.dumps(info | outcome | {"complete": True}, indent=2))
+    accelerator.wait_for_everyone()
+    return run
+
+
+def save_pipeline(run: Run, recipe: Recipe, pipeline: PlannerPipeline) -> None:
+    """Save a pipeline with its recipe beside it, whole or not at all."""
+    partial = run.folder / "pipeline.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    pipeline.save_pretrained(partial)
+    recipe.save(partial / "recipe.yaml")
+    shutil.rmtree(run.pipeline, ignore_errors=True)
+    partial.rename(run.pipeline)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape a result."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+
+
+def hardware() -> str:
+    """Processor, its cores that may be used, and GPUs, in words."""
+    import torch
+
+    from mtdiff.environments.processes import available_cores
+
+    parts = [f"{_processor()}, {available_cores()} cores"]
+    if torch.cuda.is_available():
+        parts.append(f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}")
+    return "; ".join(parts)
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _renew(run: Run, recipe: Recipe, pipeline: PlannerPipeline) -> None:
+    """Give a trained pipeline the sampling defaults of a recipe that differs in nothing else."""
+    trained = type(pipeline).from_pretrained(run.pipeline)
+    pipeline.backbone.load_state_dict(trained.backbone.state_dict())
+    pipeline.conditioning.load_state_dict(trained.conditioning.state_dict())
+    save_pipeline(run, recipe, pipeline)
+    recipe.save(run.folder / "recipe.yaml")
+
+
+def _split(
+    dataset: TrajectoryDataset, share: float, seed: int
+) -> tuple[TrajectoryDataset, TrajectoryDataset | None]:
+    """Hold out a share of every task's episodes, at least one and never all, chosen by seed."""
+    if not share:
+        return dataset, None
+    rng = np.random.default_rng(seed)
+    held_out: list[int] = []
+    for number, task in enumerate(dataset.tasks):
+        mine = np.flatnonzero(dataset.task_index == number)
+        if len(mine) < 2:
+            raise MTDiffError(
+                f"training.validation: task {task} has {len(mine)} episode, too few to hold one out; set it to 0"
+            )
+        count = min(max(1, round(share * len(mine))), len(mine) - 1)
+        held_out += rng.permutation(mine)[:count].tolist()
+    rest = np.setdiff1d(np.arange(len(dataset)), held_out)
+    return dataset.subset(rest), dataset.subset(sorted(held_out))
+
+
+def _size(dataset: TrajectoryDataset) -> dict[str, Any]:
+    return {"tasks": list(dataset.tasks), "episodes": len(dataset), "steps": int(dataset.num_steps)}

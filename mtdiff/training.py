@@ -1,0 +1,369 @@
+"""The one training loop: Accelerate, moving averages, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import ProjectConfiguration
+from diffusers.optimization import get_scheduler
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mtdiff.checkpoints import Checkpoints, MetricsFile, Progress
+from mtdiff.data.windows import Windows
+from mtdiff.diffusion import Denoiser, denoising_loss
+from mtdiff.errors import RecipeError, TrainingFault, choices
+from mtdiff.pipelines.planner import PlannerPipeline
+
+_VALIDATION_SEED = 20_230_529  # any constant: the held-out loss must be of the same draws every time
+_VALIDATION_BATCHES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Updates and everything that shapes them. Device, processes and precision are accelerate's, not the recipe's.
+
+    Args:
+        updates: optimiser updates.
+        batch_per_task: windows of each task in an update, over all processes and accumulation steps together.
+        learning_rate: of AdamW, after the warm-up.
+        learning_rate_schedule: "constant" (the paper) or "cosine" to zero, after the warm-up.
+        warmup: updates over which the learning rate rises from zero.
+        weight_decay: of AdamW.
+        max_grad_norm: gradients are scaled down to this norm; 0 turns it off.
+        ema_decay: of the moving average of the weights, updated every update and warmed up; its weights are
+            the ones that are validated, saved and sampled.
+        gradient_accumulation: parts that a batch is cut into to fit into memory.
+        validation: share of each task's episodes that is held out.
+        log_every: updates between two rows of metrics.
+        validate_every: updates between two measurements of the held-out loss.
+        checkpoint_every: updates between two checkpoints.
+        keep_checkpoints: newest checkpoints that are kept.
+        log_with: accelerate's trackers, e.g. ["tensorboard", "wandb"]; each must be installed.
+    """
+
+    updates: int = 100_000
+    batch_per_task: int = 8
+    learning_rate: float = 2e-4
+    learning_rate_schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = 0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.995
+    gradient_accumulation: int = 1
+    validation: float = 0.05
+    log_every: int = 100
+    validate_every: int = 1000
+    checkpoint_every: int = 5000
+    keep_checkpoints: int = 2
+    log_with: tuple[str, ...] = ("tensorboard",)
+
+    def __post_init__(self) -> None:
+        counts = ("updates", "batch_per_task", "gradient_accumulation", "log_every", "validate_every")
+        for name in (*counts, "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"{name}: should be at least 1, got {getattr(self, name)}.")
+        for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm"):
+            if getattr(self, name) < 0:
+                raise RecipeError(f"{name}: should be at least 0, got {getattr(self, name)}.")
+        for name in ("validation", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise RecipeError(f"{name}: should be at least 0 and below 1, got {getattr(self, name)}.")
+
+
+class Trainer:
+    """Trains a pipeline's backbone and conditioning, and leaves the averaged weights in it.
+
+    Args:
+        pipeline: what is trained, in place.
+        scheduler: the diffusers scheduler whose noise is learnt.
+        train: windows to learn from.
+        held_out: windows for the held-out loss, or None.
+        settings: see `Training`.
+        seed: of batches, timesteps, noise and dropout.
+        folder: where checkpoints, metrics and trackers go.
+        accelerator: an `Accelerator` of your own; by default one from `accelerate config`.
+    """
+
+    def __init__(
+        self,
+        pipeline: PlannerPipeline,
+        scheduler: Any,
+        train: Windows,
+        held_out: Windows | None,
+        settings: Training,
+        *,
+        seed: int,
+        folder: Path,
+        accelerator: Accelerator | None = None,
+    ):
+        self.settings, self.scheduler = settings, scheduler
+        self.pipeline, self.train_windows, self.held_out = pipeline, train, held_out
+        self.accelerator = accelerator or make_accelerator(settings)
+        self.accelerator.project_configuration.set_directories(str(folder))
+        self.accelerator.project_configuration.logging_dir = str(folder / "trackers")
+        torch.manual_seed(seed + self.accelerator.process_index)  # dropout
+
+        denoiser = Denoiser(pipeline.backbone, pipeline.conditioning).to(self.accelerator.device)
+        optimizer = torch.optim.AdamW(
+            denoiser.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        # accelerate steps the schedule once per process; counting so keeps it one per update.
+        world = self.accelerator.num_processes
+        kind = {"constant": "constant_with_warmup", "cosine": "cosine"}[settings.learning_rate_schedule]
+        schedule = get_scheduler(
+            kind,
+            optimizer,
+            num_warmup_steps=settings.warmup * world,
+            num_training_steps=settings.updates * world,
+        )
+        self.denoiser, self.optimizer, self.schedule = self.accelerator.prepare(denoiser, optimizer, schedule)
+        self.ema = EMAModel(denoiser.parameters(), decay=settings.ema_decay, foreach=True)
+        self.progress = Progress(generator=torch.Generator().manual_seed(seed))
+        self.accelerator.register_for_checkpointing(self.ema, self.progress)
+        self.checkpoints = Checkpoints(self.accelerator, folder, keep=settings.keep_checkpoints)
+        self.metrics = MetricsFile(folder / "metrics.jsonl", main=self.accelerator.is_main_process)
+        self._check_batch(train)
+
+    def run(self, *, resume: bool = False) -> dict[str, Any]:
+        """Train to the end and put the averaged weights into the pipeline.
+
+        Args:
+            resume: go on from the newest checkpoint, if there is one.
+
+        Returns:
+            updates, seconds of this sitting, the last training and held-out losses.
+
+        Raises:
+            TrainingFault: on a loss that is not finite.
+            KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
+        """
+        if resume:
+            self.checkpoints.load_newest()
+        self.metrics.cut_after(self.progress.update)
+        if self.settings.log_with:
+            self.accelerator.init_trackers("mtdiff")
+        begun, seconds_before = time.perf_counter(), self.progress.seconds
+        window = _LossWindow(len(self.train_windows.tasks), self.accelerator.device)
+        first = self.progress.update
+        bar = tqdm(
+            total=self.settings.updates,
+            initial=first,
+            desc="train",
+            unit="update",
+            disable=not self.accelerator.is_main_process,
+            dynamic_ncols=True,
+        )
+        row: dict[str, Any] = {}
+        with _interruptible() as interrupted, bar:
+            while self.progress.update < self.settings.updates:
+                losses, task = self._update()
+                self.progress.update += 1
+                update = self.progress.update
+                window.add(update, losses, task)
+                bar.update()
+                last = update == self.settings.updates
+                if last or update % self.settings.log_every == 0:
+                    row = self._measure(window, last)
+                    self.progress.seconds = seconds_before + time.perf_counter() - begun
+                    self._log(row, bar)
+                if last or update % self.settings.checkpoint_every == 0 or interrupted:
+                    window.raise_if_not_finite(self.train_windows.tasks, self.checkpoints)
+                    self.progress.seconds = seconds_before + time.perf_counter() - begun
+                    self.checkpoints.save(update)
+                if interrupted and not last:
+                    raise KeyboardInterrupt(f"stopped after update {update}; a checkpoint is saved")
+        self.ema.copy_to(self.accelerator.unwrap_model(self.denoiser).parameters())
+        for module in (self.pipeline.backbone, self.pipeline.conditioning):
+            module.eval()
+        self.accelerator.end_training()
+        return {"updates": self.progress.update, "seconds": self.progress.seconds, **row}
+
+    def _update(self) -> tuple[Tensor, Tensor]:
+        """One optimiser update; returns this process's losses (b,) and their tasks (b,)."""
+        batch = self._draw(self.train_windows, self.progress.generator, self.settings.batch_per_task)
+        parts = self.settings.gradient_accumulation
+        self.denoiser.train()
+        losses, tasks = [], []
+        for part in range(parts):
+            loss, task = self._loss(self.train_windows, self._share(batch, part, parts))
+            with self.accelerator.accumulate(self.denoiser):
+                self.accelerator.backward(loss.mean())
+                if self.accelerator.sync_gradients and self.settings.max_grad_norm:
+                    self.accelerator.clip_grad_norm_(self.denoiser.parameters(), self.settings.max_grad_norm)
+                self.optimizer.step()
+                self.schedule.step()
+                self.optimizer.zero_grad(set_to_none=True)
+            losses.append(loss.detach())
+            tasks.append(task)
+        self.ema.step(self.accelerator.unwrap_model(self.denoiser).parameters())
+        return torch.cat(losses), torch.cat(tasks)
+
+    def _draw(self, windows: Windows, generator: torch.Generator, per_task: int) -> dict[str, Tensor]:
+        """Draw a whole batch: windows, timesteps, noise, withheld conditions. The same on every process."""
+        drawn = windows.draw(per_task, generator)
+        size = len(drawn["task"])
+        shape = (size, windows.horizon, self.pipeline.representation.channels)
+        drawn["timestep"] = torch.randint(
+            self.scheduler.config.num_train_timesteps, (size,), generator=generator
+        )
+        drawn["noise"] = torch.randn(shape, generator=generator)
+        for role, probability in self.pipeline.conditioning.droppable.items():
+            drawn[f"drop.{role}"] = torch.rand(size, generator=generator) < probability
+        return drawn
+
+    def _share(self, batch: dict[str, Tensor], part: int, parts: int) -> dict[str, Tensor]:
+        """This process's share of one part: every n-th sample, so that each share has all tasks."""
+        count = parts * self.accelerator.num_processes
+        first = part * self.accelerator.num_processes + self.accelerator.process_index
+        return {name: value[first::count] for name, value in batch.items()}
+
+    def _loss(self, windows: Windows, drawn: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        device = self.accelerator.device
+        rest = {k: v.to(device, non_blocking=True) for k, v in drawn.items() if k in ("timestep", "noise")}
+        drop = {k[5:]: v.to(device, non_blocking=True) for k, v in drawn.items() if k.startswith("drop.")}
+        indices = {k: v for k, v in drawn.items() if k not in rest and not k.startswith("drop.")}
+        fields = windows.gather(indices)
+        x0, weight = self.pipeline.representation.encode(fields)
+        losses = denoising_loss(
+            self.denoiser, self.scheduler, x0=x0, weight=weight, fields=fields, drop=drop or None, **rest
+        )
+        return losses, fields["task"]
+
+    @torch.no_grad()
+    def held_out_loss(self) -> float | None:
+        """Loss of the averaged weights on held-out episodes, always on the same draws."""
+        if self.held_out is None:
+            return None
+        module = self.accelerator.unwrap_model(self.denoiser)
+        self.ema.store(module.parameters())
+        self.ema.copy_to(module.parameters())
+        self.denoiser.eval()
+        generator = torch.Generator().manual_seed(_VALIDATION_SEED)
+        per_task = max(1, min(64, 256 // len(self.held_out.tasks)))
+        losses = [
+            self._loss(self.held_out, self._draw(self.held_out, generator, per_task))[0]
+            for _ in range(_VALIDATION_BATCHES)
+        ]
+        self.ema.restore(module.parameters())
+        return float(torch.cat(losses).mean())
+
+    def _measure(self, window: _LossWindow, last: bool) -> dict[str, Any]:
+        window.raise_if_not_finite(self.train_windows.tasks, self.checkpoints)
+        row: dict[str, Any] = {"update": self.progress.update, "loss": window.mean(self.accelerator)}
+        row["learning_rate"] = self.schedule.get_last_lr()[0]
+        if last or self.progress.update % self.settings.validate_every == 0:
+            held_out = self.held_out_loss()
+            if held_out is not None:
+                row["val_loss"] = held_out
+        return row
+
+    def _log(self, row: dict[str, Any], bar: Any) -> None:
+        self.metrics.append({**row, "seconds": self.progress.seconds})
+        bar.set_postfix({key: f"{row[key]:.4f}" for key in ("loss", "val_loss") if key in row})
+        if self.settings.log_with:
+            self.accelerator.log({key: row[key] for key in row if key != "update"}, step=row["update"])
+
+    def _check_batch(self, windows: Windows) -> None:
+        size = self.settings.batch_per_task * len(windows.tasks)
+        shares = self.settings.gradient_accumulation * self.accelerator.num_processes
+        if size % shares:
+            raise TrainingFault(
+                f"training.batch_per_task: {self.settings.batch_per_task} windows of {len(windows.tasks)} tasks are "
+                f"{size}, which {self.accelerator.num_processes} processes with gradient_accumulation="
+                f"{self.settings.gradient_accumulation} cannot share equally; choose a multiple of {shares}"
+            )
+
+
+class _LossWindow:
+    """Losses since the last row of metrics, and the first that was not finite, without waiting for the device."""
+
+    def __init__(self, num_tasks: int, device: torch.device):
+        self.total, self.count = torch.zeros((), device=device), 0
+        self.bad_update = torch.full((), -1, device=device)
+        self.bad_tasks = torch.zeros(num_tasks, dtype=torch.bool, device=device)
+
+    def add(self, update: int, losses: Tensor, task: Tensor) -> None:
+        self.total += losses.mean()
+        self.count += 1
+        wrong = ~losses.isfinite()
+        new = wrong.any() & (self.bad_update < 0)
+        self.bad_update = torch.where(new, update, self.bad_update)
+        self.bad_tasks |= torch.zeros_like(self.bad_tasks).index_put((task,), wrong & new, accumulate=True)
+
+    def mean(self, accelerator: Accelerator) -> float:
+        value = float(accelerator.reduce(self.total / max(self.count, 1), reduction="mean"))
+        self.total, self.count = torch.zeros_like(self.total), 0
+        return value
+
+    def raise_if_not_finite(self, tasks: list[str], checkpoints: Checkpoints) -> None:
+        update = int(self.bad_update)
+        if update < 0:
+            return
+        names = [task for task, bad in zip(tasks, self.bad_tasks.tolist(), strict=True) if bad]
+        newest = checkpoints.newest()
+        raise TrainingFault(
+            f"the loss was not finite at update {update}, in the windows of {', '.join(names)}. "
+            f"Last good checkpoint: {newest or 'none yet'}. "
+            "Lower training.learning_rate or training.max_grad_norm, or look for bad numbers in those tasks' data"
+        )
+
+
+def make_accelerator(settings: Training) -> Accelerator:
+    """An accelerator as `accelerate config` or `accelerate launch` set it up, with the recipe's trackers.
+
+    Raises:
+        TrainingFault: if a tracker is unknown or not installed.
+    """
+    _require_trackers(settings.log_with)
+    return Accelerator(
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        log_with=list(settings.log_with) or None,
+        # The run's folder is known only once its data are; the trainer puts it in place of this.
+        project_config=ProjectConfiguration(logging_dir="trackers"),
+    )
+
+
+def _require_trackers(names: tuple[str, ...]) -> None:
+    available = {str(name) for name in get_available_trackers()}
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise TrainingFault(
+                f"training.log_with: {choices('tracker', name, map(str, LOGGER_TYPE_TO_CLASS))}"
+            )
+        if name not in available:
+            raise TrainingFault(
+                f"training.log_with: {name} is not installed; `pip install {name}`, or leave it out"
+            )
+
+
+@contextmanager
+def _interruptible() -> Iterator[list[bool]]:
+    """Yield a list that fills up at the first Ctrl-C; the second one interrupts at once."""
+    caught: list[bool] = []
+
+    def remember(signum: int, frame: Any) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(True)
+        tqdm.write("stopping after this update; press Ctrl-C again to stop at once")
+
+    try:
+        before = signal.signal(signal.SIGINT, remember)
+    except ValueError:  # not in the main thread: whoever runs us handles interrupts
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        signal.signal(signal.SIGINT, before)
