@@ -83,7 +83,7 @@ def denoising_loss(
 
 
 def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator | None], count: int) -> Tensor:
-    """Draw `count` standard normal tensors for every sample from that sample's own generator, on the CPU.
+    """Draw `count` standard normal tensors for every sample from that sample's own generator; returned on the CPU.
 
     A sample's noise depends on its generator alone, never on which other samples share the batch.
 
@@ -95,7 +95,11 @@ def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator | None
     Returns:
         Noise of shape (count, B, H, D).
     """
-    return torch.stack([torch.randn(count, *shape, generator=generator) for generator in generators], dim=1)
+    drawn = [
+        torch.randn(count, *shape, generator=generator, device=generator.device if generator else "cpu").cpu()
+        for generator in generators
+    ]
+    return torch.stack(drawn, dim=1)
 
 
 def sample(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -11,14 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from mtdiff.backbones.backbone import Backbone, TimestepEmbedding, role_list
-from mtdiff.conditioning.encoder import Condition, Role
+from mtdiff.conditioning.encoder import ACTIVATIONS, Activation, Condition, Role
 from mtdiff.errors import at_least, fraction
 from mtdiff.registry import BACKBONES
-
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "mish": nn.Mish,
-    "gelu_new": lambda: nn.GELU(approximate="tanh"),
-}
 
 
 class Block(nn.Module):
@@ -29,19 +24,38 @@ class Block(nn.Module):
         self.num_heads, self.dropout = num_heads, dropout
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.attention_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, inner), _ACTIVATIONS[activation](), nn.Linear(inner, width))
+        self.mlp = nn.Sequential(nn.Linear(width, inner), ACTIVATIONS[activation](), nn.Linear(inner, width))
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, causal: bool) -> Tensor:
-        """Mix x (B, N, C)."""
+    def forward(self, x: Tensor, causal: bool, last: int | None = None) -> Tensor:
+        """Mix x (B, N, C); returns the `last` rows only, all by default, which costs less than cutting them off."""
+        rows = x.shape[1] if last is None else last
         query, key, value = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, C / heads)
-            for part in self.qkv(self.ln_1(x)).chunk(3, dim=-1)
+            for part in self._project(self.ln_1(x), rows)
         )
-        dropout = self.dropout if self.training else 0.0
-        mixed = scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=causal)
-        x = x + self.drop(self.attention_out(mixed.transpose(1, 2).flatten(2)))
+        mask = None
+        if causal and rows < x.shape[1]:
+            mask = torch.ones(rows, x.shape[1], dtype=torch.bool, device=x.device).tril(x.shape[1] - rows)
+        mixed = scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal and mask is None,
+        )
+        x = x[:, -rows:] + self.drop(self.attention_out(mixed.transpose(1, 2).flatten(2)))
         return x + self.drop(self.mlp(self.ln_2(x)))
+
+    def _project(self, x: Tensor, rows: int) -> Iterable[Tensor]:
+        """Keys and values of all rows, queries of the last ones."""
+        if rows == x.shape[1]:
+            return self.qkv(x).chunk(3, dim=-1)
+        width = x.shape[-1]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        query = nn.functional.linear(x[:, -rows:], weight[:width], bias[:width])
+        return query, *nn.functional.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
 
 
 @BACKBONES.register("gpt2", runtime=("channels", "horizon", "roles"))
@@ -58,7 +72,7 @@ class GPT2Backbone(Backbone):
         num_heads: attention heads.
         inner: hidden width of a block's feed-forward part; 4 `width` by default.
         dropout: of attention, residuals and embeddings, in training.
-        activation: of the feed-forward parts; the paper uses "mish", GPT-2 itself "gelu_new".
+        activation: of the feed-forward parts; "mish" is the paper's, "gelu_new" GPT-2's own, "gelu" the cheapest.
         actions_per_token: consecutive entries of x that share one token; more is cheaper. The horizon must be
             a multiple of it. 1 in the paper.
         channels: D, from the representation.
@@ -77,7 +91,7 @@ class GPT2Backbone(Backbone):
         num_heads: int = 4,
         inner: int | None = None,
         dropout: float = 0.1,
-        activation: Literal["mish", "gelu_new"] = "mish",
+        activation: Activation = "mish",
         actions_per_token: int = 1,
         channels: int,
         horizon: int,
@@ -98,20 +112,14 @@ class GPT2Backbone(Backbone):
         self.register_to_config(roles=[dict(vars(role)) for role in role_list(roles)])
         inner = inner or 4 * width
         self.timestep = TimestepEmbedding(width, 2 * width)
-        self.embed = nn.Sequential(
-            nn.Linear(actions_per_token * channels, width), nn.Mish(), nn.Linear(width, width)
-        )
+        self.embed = nn.Sequential(nn.Linear(actions_per_token * channels, width), nn.Mish(), nn.Linear(width, width))
         tokens = sum(count for _, count in self.order) + horizon // actions_per_token
         self.positions = nn.Parameter(torch.zeros(tokens, width))
         self.norm = nn.LayerNorm(width)
         self.drop = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
-            Block(width, num_heads, inner, dropout, activation) for _ in range(num_layers)
-        )
+        self.blocks = nn.ModuleList(Block(width, num_heads, inner, dropout, activation) for _ in range(num_layers))
         self.final_norm = nn.LayerNorm(width)
-        self.head = nn.Sequential(
-            nn.Linear(width, width), nn.Mish(), nn.Linear(width, actions_per_token * channels)
-        )
+        self.head = nn.Sequential(nn.Linear(width, width), nn.Mish(), nn.Linear(width, actions_per_token * channels))
         # GPT-2's initial weights: the ends of residual branches are scaled down by the depth.
         for name, module in self.blocks.named_modules():
             if isinstance(module, nn.Linear):
@@ -127,9 +135,10 @@ class GPT2Backbone(Backbone):
         if condition.added is not None:
             tokens = tokens + condition.added[:, None]
         tokens = self.drop(self.norm(tokens + self.positions[: tokens.shape[1]]))
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             tokens = block(tokens, self.causal)
-        out = self.head(self.final_norm(tokens[:, -grouped.shape[1] :]))  # (B, H / g, g D)
+        tokens = self.blocks[-1](tokens, self.causal, last=grouped.shape[1])  # nobody reads the other rows
+        out = self.head(self.final_norm(tokens))  # (B, H / g, g D)
         return out.unflatten(-1, (self.granularity, -1)).flatten(1, 2)
 
 

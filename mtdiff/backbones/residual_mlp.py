@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
@@ -25,9 +24,7 @@ class ResidualBlock(nn.Module):
         last = nn.Linear(expansion * width, width)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(
-            nn.Linear(width, expansion * width), nn.Mish(), nn.Dropout(dropout), last
-        )
+        self.layers = nn.Sequential(nn.Linear(width, expansion * width), nn.Mish(), nn.Dropout(dropout), last)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         scale, shift = self.modulation(condition).chunk(2, dim=-1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,14 @@ from torch import Tensor, nn
 from mtdiff.errors import at_least, fraction
 
 Lifetime = Literal["episode", "plan"]
+Activation = Literal["mish", "gelu", "gelu_new", "silu"]
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "mish": nn.Mish,  # the paper's; on a CPU it costs ten times as much as the others
+    "gelu": nn.GELU,
+    "gelu_new": lambda: nn.GELU(approximate="tanh"),  # GPT-2's own
+    "silu": nn.SiLU,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +111,11 @@ class Encoder(nn.Module):
         return torch.where(drop[:, None, None], self.null.to(tokens.dtype), tokens)
 
 
-def mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers of the given sizes with Mish between them (the paper's activation)."""
+def mlp(sizes: Sequence[int], activation: Activation = "mish") -> nn.Sequential:
+    """Linear layers of the given sizes with an activation between them (the paper's is Mish)."""
     if min(sizes) < 1:
         raise ValueError(f"hidden: every width must be at least 1, got {', '.join(map(str, sizes[1:-1]))}")
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [nn.Linear(inputs, outputs), nn.Mish()]
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])

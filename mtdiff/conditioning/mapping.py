@@ -28,9 +28,7 @@ class Conditioning(ModelMixin, ConfigMixin):
     def __init__(self, *, roles: dict[str, dict[str, Any]], state_dim: int, action_dim: int, width: int):
         super().__init__()
         sizes = {"state_dim": state_dim, "action_dim": action_dim, "width": width}
-        self.encoders = nn.ModuleDict(
-            {role: CONDITIONING.build(spec, **sizes) for role, spec in roles.items()}
-        )
+        self.encoders = nn.ModuleDict({role: CONDITIONING.build(spec, **sizes) for role, spec in roles.items()})
         # A model without tensors cannot be saved by diffusers; this one may have no encoders at all.
         self.register_buffer("present", torch.ones(1))
 

@@ -1,0 +1,279 @@
+"""Schedulers: coefficients do what diffusers' own `step` does; the noise schedule; what is refused."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any, get_args
+
+import diffusers
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
+from torch import Tensor
+
+from mtdiff.diffusion import sample
+from mtdiff.registry import SCHEDULERS
+from mtdiff.schedulers import PredictionType, ddpm, dpm_solver, probe, vp_betas
+
+PREDICTION_TYPES = get_args(PredictionType)
+COUNTS = (1, 2, 5, 10, 50)
+SHAPE = (2, 4, 3)  # (B, H, D)
+
+# Classes that users swap in by `X.from_config(pipe.scheduler.config)`.
+SWAPPED: dict[str, tuple[type, dict[str, Any]]] = {
+    "DDIM": (DDIMScheduler, {}),
+    "DPM++1": (DPMSolverMultistepScheduler, {"solver_order": 1}),
+    "DPM++2": (DPMSolverMultistepScheduler, {"solver_order": 2}),
+    "DPM++3": (DPMSolverMultistepScheduler, {"solver_order": 3}),
+    "SDE-DPM++": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    "DEIS": (DEISMultistepScheduler, {}),
+    "UniPC": (UniPCMultistepScheduler, {}),
+}
+
+
+def builders() -> dict[str, Callable[..., Any]]:
+    """Every registered scheduler with defaults, and with each other choice of each of its arguments."""
+    found: dict[str, Callable[..., Any]] = {}
+    for name in SCHEDULERS:
+        part = SCHEDULERS[name]
+        found[name] = part.build
+        for argument in part.arguments.values():
+            for choice in get_args(argument.annotation):
+                if argument.name != "prediction_type" and choice != argument.default:
+                    found[f"{name}-{argument.name}={choice}"] = _with(part, {argument.name: choice})
+    for name, (kind, arguments) in SWAPPED.items():
+        found[name] = _swap(kind, arguments)
+    return found
+
+
+def _with(part: Any, fixed: dict[str, Any]) -> Callable[..., Any]:
+    return lambda values: part.build({**values, **fixed})
+
+
+def _swap(kind: Any, arguments: dict[str, Any]) -> Callable[..., Any]:
+    return lambda values: kind.from_config(ddpm(**values).config, **arguments)
+
+
+BUILDERS = builders()
+
+
+def wobble(x: Tensor, i: int) -> Tensor:
+    """A prediction that depends on x and on the call, bounded as a network's would be."""
+    return torch.tanh(x.roll(1, -1) * 0.7 - 0.3 * i + torch.arange(x.shape[-1]))
+
+
+def own_loop(scheduler: Any, count: int, predict: Callable[[Tensor, int], Tensor], seed: int = 0) -> Tensor:
+    """diffusers' way: `set_timesteps`, then `step` after `step`, with noise that `given_noise` repeats."""
+    scheduler.set_timesteps(count)
+    accepts = inspect.signature(scheduler.step).parameters
+    noise = given_noise(count, seed)
+    x = noise[0]
+    for i, timestep in enumerate(scheduler.timesteps):
+        extra: dict[str, Any] = {}
+        if "variance_noise" in accepts:
+            extra["variance_noise"] = noise[i + 1]
+        elif "generator" in accepts:
+            extra["generator"] = torch.Generator().manual_seed(1000 * seed + i + 1)
+        x = scheduler.step(predict(x, i), timestep, x, **extra).prev_sample
+    return x
+
+
+def given_noise(count: int, seed: int = 0) -> Tensor:
+    return torch.stack(
+        [torch.randn(SHAPE, generator=torch.Generator().manual_seed(1000 * seed + i)) for i in range(count + 1)]
+    )
+
+
+def ours(scheduler: Any, count: int, prediction_type: str, seed: int = 0) -> Tensor:
+    solver = probe(scheduler, count)
+    return sample(lambda x, i: wobble(x, i)[None], solver, given_noise(count, seed), prediction_type=prediction_type)
+
+
+def assert_same(got: Tensor, expected: Tensor) -> None:
+    # Single precision, and up to 50 calls whose predictions feed back: 1e-4 of the largest entry. A wrong
+    # coefficient shows as 1e-2 and more.
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-4 * max(1.0, float(expected.abs().max())))
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("name", BUILDERS)
+def test_sampling_equals_the_loop_of_diffusers(name: str, prediction_type: str) -> None:
+    for count in COUNTS:
+        scheduler = BUILDERS[name]({"prediction_type": prediction_type})
+        expected = own_loop(scheduler, count, wobble)
+        assert_same(ours(scheduler, count, prediction_type), expected)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_probing_leaves_the_scheduler_as_it_was(name: str) -> None:
+    scheduler = BUILDERS[name]({})
+    before = (dict(scheduler.config), scheduler.timesteps.clone(), getattr(scheduler, "step_index", None))
+    probe(scheduler, 7)
+    assert dict(scheduler.config) == before[0]
+    assert torch.equal(scheduler.timesteps, before[1])
+    assert getattr(scheduler, "step_index", None) == before[2]
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_solver_stays_on_the_variance_preserving_process(name: str) -> None:
+    for count in COUNTS:
+        solver = probe(BUILDERS[name]({}), count)
+        assert len(solver.timesteps) == len(solver) == count
+        for alpha, sigma in zip(solver.alpha, solver.sigma, strict=True):
+            assert alpha**2 + sigma**2 == pytest.approx(1, abs=1e-5)
+        assert list(solver.sigma) == sorted(solver.sigma, reverse=True)
+        # Sampling begins where training ends, or x_K would not be what the backbone knows.
+        assert solver.alpha[0] ** 2 == pytest.approx(math.exp(-5.05), rel=1e-4)
+        assert solver.timesteps[0] == 199
+        assert solver.c[-1] == 0  # no noise on the result
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_constant_estimate_moves_x_along_the_process(name: str) -> None:
+    """If every estimate is the same x0, the mean of x is alpha x0 after every call, whatever the order."""
+    for count in COUNTS:
+        solver = probe(BUILDERS[name]({}), count)
+        end = (1 - vp_betas(200)[0]) ** 0.5 if name == "DEIS" else 1.0
+        for i, alpha in enumerate([*solver.alpha[1:], end]):
+            x = sum(weight * solver.alpha[i - m] for m, weight in enumerate(solver.a[i]))
+            assert x + sum(solver.b[i]) == pytest.approx(alpha, abs=2e-5)
+
+
+@pytest.mark.parametrize("name", [n for n in dir(diffusers.schedulers) if n.endswith("Scheduler")])
+@pytest.mark.filterwarnings("ignore")
+def test_any_scheduler_of_diffusers_is_sampled_rightly_or_refused(name: str) -> None:
+    """Over 1000 timesteps, where SASolver's noise, for one, is used twice."""
+    kind = getattr(diffusers.schedulers, name)
+    if not issubclass(kind, SchedulerMixin):
+        pytest.skip("needs a package that is not installed")
+    try:
+        scheduler = kind.from_config(ddpm(num_train_timesteps=1000).config)
+    except TypeError as error:
+        pytest.skip(f"not made from a planner's configuration: {error}")
+    refusal = ""
+    try:
+        probe(scheduler, 10)
+    except ValueError as error:
+        refusal = str(error)
+    if refusal:
+        assert refusal.startswith(f"scheduler {name} cannot be used with 10 sampling timesteps: ")
+        assert refusal.endswith(". DDPM, DDIM, DEIS, UniPC and DPMSolverMultistep can.")
+        assert name not in {kind.__name__ for kind, _ in SWAPPED.values()} | {"DDPMScheduler"}
+    else:
+        assert_same(ours(scheduler, 10, "sample"), own_loop(scheduler, 10, wobble))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("EulerDiscreteScheduler", "it rescales x, or takes more than one call a timestep"),
+        ("HeunDiscreteScheduler", "it rescales x, or takes more than one call a timestep"),
+        ("PNDMScheduler", "it rescales x, or takes more than one call a timestep"),
+        ("DPMSolverMultistepInverseScheduler", "it adds noise instead of removing it"),
+        (
+            "FlowMatchEulerDiscreteScheduler",
+            "'FlowMatchEulerDiscreteScheduler' object has no attribute 'scale_model_input'",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_refused_schedulers(name: str, reason: str) -> None:
+    scheduler = getattr(diffusers, name).from_config(ddpm().config)
+    message = (
+        f"scheduler {name} cannot be used with 10 sampling timesteps: {reason}. "
+        "DDPM, DDIM, DEIS, UniPC and DPMSolverMultistep can."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        probe(scheduler, 10)
+
+
+@pytest.mark.parametrize("count", [-1, 0, 201])
+@pytest.mark.parametrize("build", [ddpm, dpm_solver])
+def test_number_of_sampling_timesteps_out_of_range(build: Callable[[], Any], count: int) -> None:
+    message = f"num_inference_steps: must be between 1 and the 200 timesteps of training, got {count}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        probe(build(), count)
+
+
+@pytest.mark.parametrize("build", [ddpm, dpm_solver])
+def test_all_timesteps_of_training_can_be_sampled(build: Callable[..., Any]) -> None:
+    solver = probe(build(num_train_timesteps=20), 20)
+    assert len(solver) == 20
+    assert solver.timesteps[0] == 19
+    assert solver.timesteps[-1] == 0
+
+
+@pytest.mark.parametrize("timesteps", [1, 5, 20, 200, 1000])
+def test_noise_schedule_telescopes(timesteps: int) -> None:
+    betas = vp_betas(timesteps)
+    assert len(betas) == timesteps
+    assert all(0 < beta < 1 for beta in betas)
+    assert betas == sorted(betas)
+    assert math.prod(1 - beta for beta in betas) == pytest.approx(math.exp(-5.05), rel=1e-12)
+    # diffusers multiplies in single precision.
+    in_scheduler = float(ddpm(num_train_timesteps=timesteps).alphas_cumprod[-1])
+    assert in_scheduler == pytest.approx(math.exp(-5.05), rel=1e-4)
+    assert math.prod(1 - beta for beta in vp_betas(timesteps, 0.2, 4.0)) == pytest.approx(math.exp(-2.1), rel=1e-12)
+
+
+def test_noise_schedule_is_the_papers() -> None:
+    """Section 2.2, written as it stands there."""
+    for k, beta in enumerate(vp_betas(200), start=1):
+        rate = 0.1 / 200 + 0.5 * (10 - 0.1) * (2 * k - 1) / 200**2
+        assert beta == pytest.approx(1 - math.exp(-rate), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedule_survives_saving_exactly(name: str, tmp_path: Any) -> None:
+    scheduler = SCHEDULERS.build({"name": name, "num_train_timesteps": 200})
+    scheduler.save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "scheduler_config.json").read_text())
+    assert stored["trained_betas"] == vp_betas(200)
+    loaded = type(scheduler).from_pretrained(tmp_path)
+    assert loaded.config.trained_betas == vp_betas(200)
+    assert torch.equal(loaded.alphas_cumprod, scheduler.alphas_cumprod)
+    assert probe(loaded, 10) == probe(scheduler, 10)
+    assert loaded.config.use_lu_lambdas is True
+
+
+def test_swapped_in_solver_samples_uniformly_in_lambda(tmp_path: Any) -> None:
+    ddpm().save_pretrained(tmp_path)
+    for config in (ddpm().config, DDPMScheduler.from_pretrained(tmp_path).config):
+        scheduler = DPMSolverMultistepScheduler.from_config(config)
+        assert scheduler.config.use_lu_lambdas is True
+        solver = probe(scheduler, 10)
+        assert solver == probe(dpm_solver(), 10)
+        rates = [math.log(alpha / sigma) for alpha, sigma in zip(solver.alpha, solver.sigma, strict=True)]
+        gaps = [later - earlier for earlier, later in itertools.pairwise(rates)]
+        assert max(gaps) == pytest.approx(min(gaps), rel=1e-3)
+    uniform_in_k = probe(dpm_solver(spacing="timestep"), 10)
+    assert uniform_in_k.timesteps == (199, 179, 159, 139, 119, 99, 79, 59, 39, 19)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_train_timesteps": 0}, "num_train_timesteps: must be at least 1, got 0"),
+        ({"beta_min": -0.1}, "beta_min, beta_max: need 0 <= beta_min < beta_max, got -0.1, 10.0"),
+        (
+            {"beta_min": 2.0, "beta_max": 1.0},
+            "beta_min, beta_max: need 0 <= beta_min < beta_max, got 2.0, 1.0",
+        ),
+    ],
+)
+def test_schedule_arguments_out_of_range(name: str, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        SCHEDULERS.build({"name": name, **arguments})
