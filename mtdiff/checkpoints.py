@@ -18,17 +18,24 @@ _PREFIX = "checkpoint-"
 
 @dataclass
 class Progress:
-    """How far training is, and the generator that all batches come from. Saved with every checkpoint."""
+    """How far training is, and the generator that all batches come from. Saved with every checkpoint.
+
+    `loss_total` of `loss_count` updates is what the next row of metrics has gathered so far: a checkpoint may lie
+    between two rows.
+    """
 
     generator: torch.Generator
     update: int = 0
     seconds: float = 0.0
+    loss_total: float = 0.0
+    loss_count: int = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"update": self.update, "seconds": self.seconds, "generator": self.generator.get_state()}
+        return {**vars(self), "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.update, self.seconds = state["update"], state["seconds"]
+        self.loss_total, self.loss_count = state["loss_total"], state["loss_count"]
         self.generator.set_state(state["generator"])
 
 
@@ -107,13 +114,15 @@ class MetricsFile:
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
-    def cut_after(self, update: int) -> None:
-        """Drop rows of updates that are about to be done again."""
+    def cut_after(self, update: int) -> dict[str, Any]:
+        """Drop rows of updates that are about to be done again; return the last one that stays, if any."""
+        kept: list[dict[str, Any]] = []
         if self.main and self.path.exists():
             kept = [row for row in self.read(self.path) if row["update"] <= update]
             partial = self.path.with_suffix(".partial")
             partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
             partial.replace(self.path)
+        return kept[-1] if kept else {}
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:

@@ -43,6 +43,7 @@ def compose(
             width=values["backbone"]["width"],
         )
         representation = REPRESENTATIONS.build(values["representation"], action_dim=action_dim)
+        representation.limit(normalizer)
         backbone = BACKBONES.build(
             values["backbone"],
             channels=representation.channels,
@@ -59,6 +60,7 @@ def compose(
         scheduler=sampling_scheduler(sampling.pop("scheduler"), values["scheduler"]),
         normalizer=normalizer,
         prompts=library,
+        suite=dict(values["suite"]) if "suite" in values else None,
         **sampling,
     )
     return pipeline, training_scheduler
@@ -81,6 +83,19 @@ def windows(
         returns_of=returns_of,
         **pipeline.conditioning.window(),
     )
+
+
+def set_sampling(pipeline: PlannerPipeline, changes: Mapping[str, Any]) -> None:
+    """Change sampling defaults of a pipeline: any of `Sampling`'s arguments, a scheduler over its noise schedule."""
+    changes = dict(changes)
+    if "scheduler" in changes:
+        part, known = changes.pop("scheduler"), pipeline.scheduler.config
+        scheduler = SCHEDULERS.build(part or "ddpm")
+        same = ("trained_betas", "num_train_timesteps", "prediction_type")
+        pipeline.scheduler = type(scheduler).from_config(
+            {**scheduler.config, **{key: known[key] for key in same}}
+        )
+    pipeline.register_to_config(**changes)
 
 
 def sampling_scheduler(part: Mapping[str, Any] | None, training: Mapping[str, Any]) -> Any:

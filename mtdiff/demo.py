@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,24 +40,36 @@ def demonstrate(
     started = time.time() if started is None else started
     loaded = load_recipe(recipe, overrides)
     run = train(loaded, root=root, resume=not again, restart=again)
-    findings, report = evaluate_trained(run.folder, root=root, again=again)
+    link = _link(Path(root) / "demo", run.folder)
+    findings, report = evaluate_trained(link, root=root, again=again)
     return {
         **to_document(findings, report),
         "run": str(run.folder),
         "minutes": (time.time() - started) / 60,
-        "next": suggestions(recipe, run.folder),
+        "next": suggestions(recipe, link),
     }
 
 
 def suggestions(recipe: str, run: Path) -> list[tuple[str, str]]:
     """What to type next: commands with what they do."""
+    here = Path(sys.executable).parent  # a virtual environment that need not be active
+    command = "mtdiff" if shutil.which("mtdiff") else os.path.relpath(here / "mtdiff")
     return [
-        ("mtdiff parts", "everything a recipe can name"),
-        (f"mtdiff check {recipe}", "the recipe behind this run, with every default"),
-        (f"mtdiff train {recipe} backbone=residual_mlp", "the same, another network"),
-        (f"mtdiff evaluate {run} sampling.num_inference_steps=2", "the same weights, faster plans"),
-        (f"tensorboard --logdir {run}/trackers", "learning curves"),
+        (f"{command} parts", "everything a recipe can name"),
+        (f"{command} check {recipe}", "the recipe behind this run, with every default"),
+        (f"{command} train {recipe} backbone=residual_mlp", "the same with another network"),
+        (f"{command} evaluate {run} sampling.num_inference_steps=2", "the same weights, faster plans"),
+        (f"{command.removesuffix('mtdiff')}tensorboard --logdir {run}/trackers", "learning curves"),
     ]
+
+
+def _link(link: Path, folder: Path) -> Path:
+    """Make a short name for the newest demonstration's run."""
+    beside = link.with_name(".demo")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(os.path.relpath(folder, link.parent))
+    beside.replace(link)
+    return link
 
 
 def last_line(document: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtdiff.compose import set_sampling
 from mtdiff.errors import MTDiffError
 from mtdiff.evaluation import (
     Evaluation,
@@ -142,19 +143,21 @@ def evaluate_trained(
     if folder is None:
         raise MTDiffError(f"{source}: no such run or pipeline folder")
     run = Run(folder.parent) if (folder.parent / "run.json").is_file() else None
-    recipe = _recipe(folder, overrides)
+    pipeline = load(folder)
+    recipe = _recipe(folder, pipeline, overrides)
+    set_sampling(pipeline, _changes(recipe))
     settings: Evaluation = recipe.build("evaluation")
     home = run.folder if run else root / "evaluations" / folder.name
-    place = home / "evaluation" / recipe.section_hash(*ALLOWED, fingerprint=_weights(folder))
+    place = home / "evaluation" / recipe.section_hash(*ALLOWED, fingerprint=_content(folder))
 
     findings = None if again else Findings.load(place)
     if findings is None:
-        pipeline = _with_defaults(load(folder), recipe)
         suite: Suite = recipe.build("suite")
         unknown = [task for task in suite.tasks if task not in pipeline.prompts]
         if pipeline.conditioning.reading("prompt_states") and unknown:
             raise MTDiffError(
-                f"suite.tasks: this planner has no prompt for {', '.join(unknown)}; it has {', '.join(pipeline.prompts)}"
+                f"suite.tasks: this planner has no prompt for {', '.join(unknown)}; "
+                f"it has {', '.join(pipeline.prompts)}"
             )
         agent = PlannerAgent(pipeline)
         findings = _measure(pipeline, agent, suite, settings, place, progress=progress)
@@ -201,7 +204,8 @@ def plan_latency(agent: Any, suite: Suite, plans: int = _LATENCY_PLANS) -> dict[
     return latency(agent.plan_seconds[before + 3 :])
 
 
-def _recipe(folder: Path, overrides: Sequence[str]) -> Recipe:
+def _recipe(folder: Path, pipeline: PlannerPipeline, overrides: Sequence[str]) -> Recipe:
+    """The recipe beside a pipeline, or one that knows no more than the suite the pipeline was trained for."""
     for override in overrides:
         section = override.partition("=")[0].partition(".")[0]
         if section not in ALLOWED:
@@ -209,26 +213,31 @@ def _recipe(folder: Path, overrides: Sequence[str]) -> Recipe:
                 f"command line: {override}: an evaluation can change {', '.join(ALLOWED)}, got {section}. "
                 "Anything else needs training"
             )
-    path = folder / "recipe.yaml"
-    if not path.is_file():
-        raise MTDiffError(f"{folder}: has no recipe.yaml that says on which tasks to evaluate it")
-    return load_recipe(path, overrides)
+    if (folder / "recipe.yaml").is_file():
+        return load_recipe(folder / "recipe.yaml", overrides)
+    if pipeline.config.suite is None and not any(override.startswith("suite") for override in overrides):
+        raise MTDiffError(f"{folder}: does not say for which suite it was trained; add suite.tasks=...")
+    return load_recipe({"suite": pipeline.config.suite or {}}, overrides)
 
 
-def _with_defaults(pipeline: PlannerPipeline, recipe: Recipe) -> PlannerPipeline:
-    """Give a pipeline the recipe's sampling defaults."""
-    from mtdiff.compose import sampling_scheduler
+def _changes(recipe: Recipe) -> dict[str, Any]:
+    """The sampling arguments that were given on the command line; all others are the pipeline's own."""
+    given = {
+        key.split(".")[1]
+        for key, _ in recipe.items()
+        if key.startswith("sampling.") and recipe.origin(key) == "command line"
+    }
+    if "prompts_per_task" in given:
+        raise MTDiffError(
+            "command line: sampling.prompts_per_task: a trained pipeline keeps its prompts; change it in the recipe"
+        )
+    return {key: recipe.values["sampling"][key] for key in given}
 
-    sampling = dict(recipe.values["sampling"])
-    del sampling["prompts_per_task"]
-    pipeline.scheduler = sampling_scheduler(sampling.pop("scheduler"), recipe.values["scheduler"])
-    pipeline.register_to_config(**sampling)
-    return pipeline
 
-
-def _weights(folder: Path) -> str:
+def _content(folder: Path) -> str:
+    """Digest of everything that makes a pipeline sample as it does."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
+    for path in sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.json")]):
         digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -247,9 +256,10 @@ def _report(findings: Findings, recipe: Recipe, run: Run | None, source: str | P
             f". Trained for {run.info['updates']:,} updates in {run.info['seconds'] / 60:.1f} min on "
             f"{size['episodes']} scripted episodes ({size['steps']:,} steps)"
         )
+    name = run.info["name"] if run else findings.folder.parents[1].name
     others = {"scripted expert": findings.demonstrator} if findings.demonstrator else {}
     return Report(
-        title=f"{recipe.name}: {recipe.get('pipeline')} on {recipe.get('suite.name')}",
+        title=f"{name}: {recipe.get('pipeline')} on {recipe.get('suite.name')}",
         summary=summary + ".",
         result=findings.result,
         swapped=findings.swapped,
@@ -266,7 +276,8 @@ def _report(findings: Findings, recipe: Recipe, run: Run | None, source: str | P
             "Every evaluation episode has a random goal that is in neither the training data nor the prompts.",
             "Swapped prompt: the same episodes while the planner is shown the next task's demonstration. "
             "Where success stays high, the state alone gives the task away.",
-            "The data come from scripted experts, not from an agent's replay buffer: numbers do not compare with the paper's.",
+            "The data come from scripted experts, not from an agent's replay buffer: "
+            "the numbers do not compare with the paper's.",
         ],
     )
 

@@ -144,7 +144,8 @@ def train(
         return run
     if any((run.folder / "checkpoints").glob("checkpoint-*[0-9]")) and not resume:
         raise TrainingFault(
-            f"{run.folder} holds an interrupted training of this recipe. Go on with --resume, or begin anew with --restart"
+            f"{run.folder} holds an interrupted training of this recipe. "
+            "Go on with --resume, or begin anew with --restart"
         )
 
     info = {

@@ -142,19 +142,22 @@ class Trainer:
             resume: go on from the newest checkpoint, if there is one.
 
         Returns:
-            updates, seconds of this sitting, the last training and held-out losses.
+            updates, seconds of all sittings, the last training and held-out losses.
 
         Raises:
-            TrainingFault: on a loss that is not finite.
+            TrainingFault: on a loss that is not finite, or weights.
             KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
         """
+        # accelerate keeps it for all accelerators of a process together
+        self.accelerator.gradient_accumulation_steps = self.settings.gradient_accumulation
         if resume:
             self.checkpoints.load_newest()
-        self.metrics.cut_after(self.progress.update)
+            self.ema.to(self.accelerator.device)  # accelerate loads it onto the CPU
+        row = self.metrics.cut_after(self.progress.update)
         if self.settings.log_with:
             self.accelerator.init_trackers("mtdiff")
         begun, seconds_before = time.perf_counter(), self.progress.seconds
-        window = _LossWindow(len(self.train_windows.tasks), self.accelerator.device)
+        window = _LossWindow(len(self.train_windows.tasks), self.accelerator.device, self.progress)
         first = self.progress.update
         bar = tqdm(
             total=self.settings.updates,
@@ -164,7 +167,6 @@ class Trainer:
             disable=not self.accelerator.is_main_process,
             dynamic_ncols=True,
         )
-        row: dict[str, Any] = {}
         with _interruptible() as interrupted, bar:
             while self.progress.update < self.settings.updates:
                 losses, task = self._update()
@@ -173,13 +175,15 @@ class Trainer:
                 window.add(update, losses, task)
                 bar.update()
                 last = update == self.settings.updates
-                if last or update % self.settings.log_every == 0:
+                if last or update % self.settings.log_every == 0 or self._validates(last):
                     row = self._measure(window, last)
                     self.progress.seconds = seconds_before + time.perf_counter() - begun
                     self._log(row, bar)
                 if last or update % self.settings.checkpoint_every == 0 or interrupted:
                     window.raise_if_not_finite(self.train_windows.tasks, self.checkpoints)
+                    self._refuse_bad_weights()
                     self.progress.seconds = seconds_before + time.perf_counter() - begun
+                    window.remember(self.progress, self.accelerator)
                     self.checkpoints.save(update)
                 if interrupted and not last:
                     raise KeyboardInterrupt(f"stopped after update {update}; a checkpoint is saved")
@@ -187,7 +191,7 @@ class Trainer:
         for module in (self.pipeline.backbone, self.pipeline.conditioning):
             module.eval()
         self.accelerator.end_training()
-        return {"updates": self.progress.update, "seconds": self.progress.seconds, **row}
+        return {**row, "updates": self.progress.update, "seconds": self.progress.seconds}
 
     def _update(self) -> tuple[Tensor, Tensor]:
         """One optimiser update; returns this process's losses (b,) and their tasks (b,)."""
@@ -262,11 +266,21 @@ class Trainer:
         window.raise_if_not_finite(self.train_windows.tasks, self.checkpoints)
         row: dict[str, Any] = {"update": self.progress.update, "loss": window.mean(self.accelerator)}
         row["learning_rate"] = self.schedule.get_last_lr()[0]
-        if last or self.progress.update % self.settings.validate_every == 0:
-            held_out = self.held_out_loss()
-            if held_out is not None:
-                row["val_loss"] = held_out
+        if self._validates(last):
+            row["val_loss"] = self.held_out_loss()
         return row
+
+    def _validates(self, last: bool) -> bool:
+        return self.held_out is not None and (last or self.progress.update % self.settings.validate_every == 0)
+
+    def _refuse_bad_weights(self) -> None:
+        """A finite loss can have gradients that are not, which the next loss would tell too late."""
+        if not all(bool(values.isfinite().all()) for values in self.ema.shadow_params):
+            raise TrainingFault(
+                f"the weights were not finite after update {self.progress.update}. "
+                f"Last good checkpoint: {self.checkpoints.newest() or 'none yet'}. "
+                "Lower training.learning_rate, or set training.max_grad_norm"
+            )
 
     def _log(self, row: dict[str, Any], bar: Any) -> None:
         self.metrics.append({**row, "seconds": self.progress.seconds})
@@ -288,8 +302,8 @@ class Trainer:
 class _LossWindow:
     """Losses since the last row of metrics, and the first that was not finite, without waiting for the device."""
 
-    def __init__(self, num_tasks: int, device: torch.device):
-        self.total, self.count = torch.zeros((), device=device), 0
+    def __init__(self, num_tasks: int, device: torch.device, progress: Progress):
+        self.total, self.count = torch.tensor(progress.loss_total, device=device), progress.loss_count
         self.bad_update = torch.full((), -1, device=device)
         self.bad_tasks = torch.zeros(num_tasks, dtype=torch.bool, device=device)
 
@@ -305,6 +319,10 @@ class _LossWindow:
         value = float(accelerator.reduce(self.total / max(self.count, 1), reduction="mean"))
         self.total, self.count = torch.zeros_like(self.total), 0
         return value
+
+    def remember(self, progress: Progress, accelerator: Accelerator) -> None:
+        progress.loss_total = float(accelerator.reduce(self.total, reduction="mean"))
+        progress.loss_count = self.count
 
     def raise_if_not_finite(self, tasks: list[str], checkpoints: Checkpoints) -> None:
         update = int(self.bad_update)

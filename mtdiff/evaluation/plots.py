@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, PercentFormatter
 
 from mtdiff.evaluation.results import EvaluationResult
 from mtdiff.evaluation.statistics import Interval
@@ -84,6 +84,7 @@ def learning_curve(metrics: Sequence[Mapping[str, Any]]) -> str | None:
             axes.plot(*zip(*held_out, strict=True), color=SECOND, linewidth=1.6, marker=marker, markersize=3)
         if all(value > 0 for _, value in train + held_out):
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
             axes.grid(axis="y", which="minor", linewidth=0.3)

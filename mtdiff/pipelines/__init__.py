@@ -17,7 +17,7 @@ __all__ = ["PlannerAgent", "PlannerOutput", "PlannerPipeline", "Prompt", "Prompt
 
 _methods = ["save_pretrained", "from_pretrained"]
 # "Backbone" and "Representation" make parts of third parties loadable: their modules import those names.
-_classes = {name: _methods for name in ("ModelMixin", "SchedulerMixin", "Backbone", "Representation")}
+_classes = dict.fromkeys(("ModelMixin", "SchedulerMixin", "Backbone", "Representation"), _methods)
 pipeline_loading_utils.LOADABLE_CLASSES["mtdiff"] = _classes
 pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(_classes)
 for _pipeline in (PlannerPipeline,):

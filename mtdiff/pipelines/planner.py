@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtdiff.backbones.backbone import Backbone
 from mtdiff.conditioning.encoder import Encoder
@@ -54,6 +54,7 @@ class PlannerPipeline(DiffusionPipeline):
         execute: default number of actions an agent carries out per plan.
         target_return: default return asked for, in [0, 1].
         prompt_policy: "episode" or "every_plan", see `Sampling`.
+        suite: the environments it was trained for, as a part: what `mtdiff evaluate` runs it in.
     """
 
     backbone: Backbone
@@ -77,6 +78,7 @@ class PlannerPipeline(DiffusionPipeline):
         execute: int = 4,
         target_return: float = 1.0,
         prompt_policy: str = "episode",
+        suite: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -95,7 +97,10 @@ class PlannerPipeline(DiffusionPipeline):
             execute=execute,
             target_return=target_return,
             prompt_policy=prompt_policy,
+            suite=suite,
         )
+        for module in (backbone, conditioning):
+            _settle(module)
 
     @torch.no_grad()
     def __call__(
@@ -199,6 +204,8 @@ class PlannerPipeline(DiffusionPipeline):
         fields: dict[str, Tensor] = {}
         if encoder := self._asked("prompt_states", "prompt", prompt):
             prompts = [self._prompt(one, encoder.length) for one in _as_list(prompt)]
+            if not prompts:
+                raise DataError("prompt: the list of prompts is empty")
             states = torch.stack([one.states for one in prompts]).to(self.device)
             actions = torch.stack([one.actions for one in prompts]).to(self.device)
             fields["prompt_states"] = self.normalizer.states(states)
@@ -208,11 +215,14 @@ class PlannerPipeline(DiffusionPipeline):
         if self.conditioning.reading("return"):
             value = self.config.target_return if target_return is None else target_return
             fields["return"] = torch.as_tensor(value, dtype=torch.float32, device=self.device).reshape(-1, 1)
+            if not fields["return"].isfinite().all():
+                raise DataError("target_return: contains NaN or infinity")
         sizes = {name: len(value) for name, value in fields.items()}
         batch = max([generators, *sizes.values()])
         wrong = {name: size for name, size in sizes.items() if size not in (1, batch)}
         if wrong:
-            raise DataError(f"batch sizes must be equal or 1, got {sizes}")
+            counts = sizes | ({"generator": generators} if generators > 1 else {})
+            raise DataError(f"batch sizes must be equal or 1, got {counts}")
         dtype = self.backbone.dtype
         return {k: v.expand(batch, *v.shape[1:]).to(dtype) for k, v in fields.items()}, batch
 
@@ -235,13 +245,15 @@ class PlannerPipeline(DiffusionPipeline):
             prompt = Prompt(states=prompt["states"], actions=prompt["actions"])
         elif not isinstance(prompt, Prompt):
             raise DataError(
-                f"prompt: must be a task name, a Prompt or a mapping with states and actions, got {type(prompt).__name__}"
+                "prompt: must be a task name, a Prompt or a mapping with states and actions, "
+                f"got {type(prompt).__name__}"
             )
         expected = ((length, len(self.normalizer.state_loc)), (length, len(self.normalizer.action_loc)))
         got = (tuple(prompt.states.shape), tuple(prompt.actions.shape))
         if got != expected:
             raise DataError(
-                f"prompt: states and actions must have shapes {expected[0]} and {expected[1]}, got {got[0]} and {got[1]}"
+                f"prompt: states and actions must have shapes {expected[0]} and {expected[1]}, "
+                f"got {got[0]} and {got[1]}"
             )
         return prompt
 
@@ -258,6 +270,18 @@ class PlannerPipeline(DiffusionPipeline):
         states = self.normalizer.states(states[:, -length:])
         padding = states.new_zeros(len(states), length - states.shape[1], width)
         return torch.cat([padding, states], dim=1)
+
+
+def _settle(module: Any) -> None:
+    """Make a network sample alike whether it was just trained or loaded: no dropout, and aligned weights.
+
+    A loaded file is mapped into memory at any address, and sums over unaligned weights are rounded otherwise.
+    """
+    if isinstance(module, nn.Module):
+        module.eval()
+        for parameter in module.parameters():
+            if parameter.data_ptr() % 64:
+                parameter.data = parameter.data.clone()
 
 
 def _as_list(prompt: Any) -> list[Any]:

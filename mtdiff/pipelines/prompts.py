@@ -37,7 +37,8 @@ class Prompt:
             object.__setattr__(self, name, array)
         if len(self.states) != len(self.actions):
             raise DataError(
-                f"prompt: states and actions must have equally many steps, got {len(self.states)} and {len(self.actions)}"
+                "prompt: states and actions must have equally many steps, "
+                f"got {len(self.states)} and {len(self.actions)}"
             )
 
 

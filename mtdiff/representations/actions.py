@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from mtdiff.registry import REPRESENTATIONS
 from mtdiff.representations.representation import Representation
+
+if TYPE_CHECKING:
+    from mtdiff.data.normalizer import Normalizer
 
 
 @REPRESENTATIONS.register("actions", runtime=("action_dim",))
@@ -27,6 +32,10 @@ class ActionsRepresentation(Representation):
             raise ValueError(f"horizon: must be at least 1, got {horizon}")
         self.horizon, self.channels = horizon, action_dim
         self._set_bounds(None)
+
+    def limit(self, normalizer: Normalizer) -> None:
+        unit = torch.ones(self.channels)
+        self.bounds.copy_(torch.stack([normalizer.actions(-unit), normalizer.actions(unit)], dim=-1))
 
     def encode(self, window: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         actions = window["actions"]

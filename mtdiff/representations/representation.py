@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from mtdiff.data.normalizer import Normalizer
 
 
 class Representation(ModelMixin, ConfigMixin):
@@ -24,6 +28,9 @@ class Representation(ModelMixin, ConfigMixin):
         # Saved with the weights: a model without tensors cannot be saved by diffusers.
         unit = torch.tensor([[-1.0, 1.0]]).repeat(self.channels, 1)
         self.register_buffer("bounds", unit if bounds is None else bounds.clone())
+
+    def limit(self, normalizer: Normalizer) -> None:
+        """Set `bounds` to what the normaliser makes of the physical limits; by default they stay -1 and 1."""
 
     def encode(self, window: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return x (B, H, D) and its loss weights (B, H, D), 0 where a window passes the end of its episode."""
