@@ -11,8 +11,10 @@ import torch
 from mtdiff.conditioning.mapping import Conditioning
 from mtdiff.data.normalizer import Normalization, Normalizer
 from mtdiff.data.windows import PromptWindows, Windows
+from mtdiff.errors import RecipeError
 from mtdiff.pipelines.planner import PlannerPipeline
 from mtdiff.pipelines.prompts import Prompt, PromptLibrary
+from mtdiff.pipelines.sampling import Sampling
 from mtdiff.registry import BACKBONES, REPRESENTATIONS, SCHEDULERS
 from mtdiff.schedulers.vp import SCHEDULE_ARGUMENTS
 
@@ -86,15 +88,21 @@ def windows(
 
 
 def set_sampling(pipeline: PlannerPipeline, changes: Mapping[str, Any]) -> None:
-    """Change sampling defaults of a pipeline: any of `Sampling`'s arguments, a scheduler over its noise schedule."""
+    """Change sampling defaults of a pipeline: `Sampling`'s arguments, a scheduler over the noise it was trained with.
+
+    Raises:
+        RecipeError: a value out of range, or `prompts_per_task`, which a trained pipeline cannot change.
+        TypeError: an unknown argument.
+    """
     changes = dict(changes)
+    if "prompts_per_task" in changes:
+        raise RecipeError("sampling.prompts_per_task: a trained pipeline keeps its prompts; change it in the recipe")
+    Sampling(**changes)
     if "scheduler" in changes:
         part, known = changes.pop("scheduler"), pipeline.scheduler.config
         scheduler = SCHEDULERS.build(part or "ddpm")
         same = ("trained_betas", "num_train_timesteps", "prediction_type")
-        pipeline.scheduler = type(scheduler).from_config(
-            {**scheduler.config, **{key: known[key] for key in same}}
-        )
+        pipeline.scheduler = type(scheduler).from_config({**scheduler.config, **{key: known[key] for key in same}})
     pipeline.register_to_config(**changes)
 
 
@@ -122,7 +130,6 @@ def _library(
             torch.from_numpy(places[number]),
         )
         library[task] = [
-            Prompt(states=s, actions=a)
-            for s, a in zip(cut["prompt_states"], cut["prompt_actions"], strict=True)
+            Prompt(states=s, actions=a) for s, a in zip(cut["prompt_states"], cut["prompt_actions"], strict=True)
         ]
     return PromptLibrary.from_prompts(library)

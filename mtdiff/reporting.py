@@ -173,9 +173,7 @@ def _measure(
     swapped = demonstrator = None
     if settings.swapped_prompt and len(suite.tasks) > 1 and agent.prompted:
         told = swap(suite.tasks)
-        swapped = evaluate(
-            agent, suite, settings=settings, told=told, progress=progress, label="swapped prompts"
-        )
+        swapped = evaluate(agent, suite, settings=settings, told=told, progress=progress, label="swapped prompts")
     if settings.demonstrator:
         expert = ScriptedAgent(suite)
         demonstrator = evaluate(expert, suite, settings=settings, progress=progress, label="scripted experts")
@@ -227,10 +225,6 @@ def _changes(recipe: Recipe) -> dict[str, Any]:
         for key, _ in recipe.items()
         if key.startswith("sampling.") and recipe.origin(key) == "command line"
     }
-    if "prompts_per_task" in given:
-        raise MTDiffError(
-            "command line: sampling.prompts_per_task: a trained pipeline keeps its prompts; change it in the recipe"
-        )
     return {key: recipe.values["sampling"][key] for key in given}
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import mtdiff
 from mtdiff.collection import collect
 from mtdiff.compose import compose, windows
 from mtdiff.data.trajectories import TrajectoryDataset
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from mtdiff.pipelines.planner import PlannerPipeline
 
 ROOT = Path("outputs")
-_PACKAGES = ("mtdiff", "torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
+_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Run:
     @property
     def complete(self) -> bool:
         """Whether training has ended and the pipeline is saved."""
-        return (self.folder / "run.json").is_file() and self.info["complete"]
+        saved = (self.pipeline / "model_index.json").is_file()  # it may have been killed while replacing it
+        return saved and (self.folder / "run.json").is_file() and self.info["complete"]
 
     @property
     def pipeline(self) -> Path:
@@ -66,7 +68,7 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """Rows of training's metrics."""
-        from mtdiff.checkpoints import MetricsFile
+        from mtdiff.training.checkpoints import MetricsFile
 
         path = self.folder / "metrics.jsonl"
         return MetricsFile.read(path) if path.is_file() else []
@@ -130,9 +132,11 @@ def train(
         collect_data(recipe, root=root, workers=workers)
     accelerator.wait_for_everyone()
     dataset = TrajectoryDataset.load(folder)
-    prompts = TrajectoryDataset.load(folder, split="prompts") if recipe.get("data.prompts_per_task") else None
+    shown = recipe.values["data"].get("prompts_per_task")
+    prompts = TrajectoryDataset.load(folder, split="prompts") if shown else None
     fingerprint = dataset.fingerprint + (prompts.fingerprint if prompts else "")
-    run = Run(root / "runs" / f"{recipe.name}-{recipe.hash(fingerprint)}")
+    name = _name(recipe)
+    run = Run(root / "runs" / f"{name}-{recipe.hash(fingerprint)}")
     if restart and accelerator.is_main_process:
         shutil.rmtree(run.folder, ignore_errors=True)
     accelerator.wait_for_everyone()
@@ -149,7 +153,7 @@ def train(
         )
 
     info = {
-        "name": recipe.name,
+        "name": name,
         "hash": run.folder.name.rpartition("-")[2],
         "complete": False,
         "data": {"folder": str(folder), "fingerprint": fingerprint, **_size(dataset)},
@@ -189,13 +193,15 @@ def save_pipeline(run: Run, recipe: Recipe, pipeline: PlannerPipeline) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     pipeline.save_pretrained(partial)
     recipe.save(partial / "recipe.yaml")
-    shutil.rmtree(run.pipeline, ignore_errors=True)
+    if run.pipeline.exists():
+        shutil.rmtree(run.pipeline)
     partial.rename(run.pipeline)
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that shape a result."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+    packages = {name: metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), "mtdiff": mtdiff.__version__, **packages}
 
 
 def hardware() -> str:
@@ -217,6 +223,13 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def _name(recipe: Recipe) -> str:
+    """A recipe's name; that of the run, for the resolved recipe that a run keeps."""
+    if recipe.path and recipe.path.name == "recipe.yaml" and (recipe.path.parent / "run.json").is_file():
+        return Run(recipe.path.parent).info["name"]
+    return recipe.name
+
+
 def _renew(run: Run, recipe: Recipe, pipeline: PlannerPipeline) -> None:
     """Give a trained pipeline the sampling defaults of a recipe that differs in nothing else."""
     trained = type(pipeline).from_pretrained(run.pipeline)
@@ -226,9 +239,7 @@ def _renew(run: Run, recipe: Recipe, pipeline: PlannerPipeline) -> None:
     recipe.save(run.folder / "recipe.yaml")
 
 
-def _split(
-    dataset: TrajectoryDataset, share: float, seed: int
-) -> tuple[TrajectoryDataset, TrajectoryDataset | None]:
+def _split(dataset: TrajectoryDataset, share: float, seed: int) -> tuple[TrajectoryDataset, TrajectoryDataset | None]:
     """Hold out a share of every task's episodes, at least one and never all, chosen by seed."""
     if not share:
         return dataset, None

@@ -228,7 +228,7 @@ def test_messages(suite):
         MTDiffError, match=r"evaluation\.max_steps: should be at most 500 \(metaworld\), got 501\."
     ):
         evaluate(agent, suite, settings=Evaluation(max_steps=501))
-    with pytest.raises(RecipeError, match=r"evaluation\.episodes_per_task: should be at least 1, got 0\."):
+    with pytest.raises(RecipeError, match=r"^episodes_per_task: should be at least 1, got 0\.$"):
         Evaluation(episodes_per_task=0)
     short = Evaluation(episodes_per_task=1, workers=1)
     with pytest.raises(MTDiffError, match=r"actions of shape \(1, 3\), should be \(1, 4\)"):

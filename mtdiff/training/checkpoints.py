@@ -1,15 +1,20 @@
-"""What makes a killed run go on exactly where it was: checkpoints, counters, and the file of metrics."""
+"""What makes a killed run go on exactly where it was: checkpoints, counters, metrics, Ctrl-C."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from tqdm.auto import tqdm
 
 from mtdiff.errors import TrainingFault
 
@@ -134,3 +139,25 @@ class MetricsFile:
             except json.JSONDecodeError:
                 break
         return rows
+
+
+@contextmanager
+def interruptible() -> Iterator[list[bool]]:
+    """Yield a list that fills up at the first Ctrl-C; the second one interrupts at once."""
+    caught: list[bool] = []
+
+    def remember(signum: int, frame: Any) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(True)
+        tqdm.write("stopping after this update; press Ctrl-C again to stop at once", file=sys.stderr)
+
+    try:
+        before = signal.signal(signal.SIGINT, remember)
+    except ValueError:  # not in the main thread: whoever runs us handles interrupts
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -2,83 +2,28 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import ProjectConfiguration
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mtdiff.checkpoints import Checkpoints, MetricsFile, Progress
 from mtdiff.data.windows import Windows
 from mtdiff.diffusion import Denoiser, denoising_loss
-from mtdiff.errors import RecipeError, TrainingFault, choices
+from mtdiff.errors import TrainingFault
 from mtdiff.pipelines.planner import PlannerPipeline
+from mtdiff.training.accelerator import make_accelerator
+from mtdiff.training.checkpoints import Checkpoints, MetricsFile, Progress, interruptible
+from mtdiff.training.loss_window import LossWindow
+from mtdiff.training.settings import Training
 
 _VALIDATION_SEED = 20_230_529  # any constant: the held-out loss must be of the same draws every time
 _VALIDATION_BATCHES = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """Updates and everything that shapes them. Device, processes and precision are accelerate's, not the recipe's.
-
-    Args:
-        updates: optimiser updates.
-        batch_per_task: windows of each task in an update, over all processes and accumulation steps together.
-        learning_rate: of AdamW, after the warm-up.
-        learning_rate_schedule: "constant" (the paper) or "cosine" to zero, after the warm-up.
-        warmup: updates over which the learning rate rises from zero.
-        weight_decay: of AdamW.
-        max_grad_norm: gradients are scaled down to this norm; 0 turns it off.
-        ema_decay: of the moving average of the weights, updated every update and warmed up; its weights are
-            the ones that are validated, saved and sampled.
-        gradient_accumulation: parts that a batch is cut into to fit into memory.
-        validation: share of each task's episodes that is held out.
-        log_every: updates between two rows of metrics.
-        validate_every: updates between two measurements of the held-out loss.
-        checkpoint_every: updates between two checkpoints.
-        keep_checkpoints: newest checkpoints that are kept.
-        log_with: accelerate's trackers, e.g. ["tensorboard", "wandb"]; each must be installed.
-    """
-
-    updates: int = 100_000
-    batch_per_task: int = 8
-    learning_rate: float = 2e-4
-    learning_rate_schedule: Literal["constant", "cosine"] = "constant"
-    warmup: int = 0
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.995
-    gradient_accumulation: int = 1
-    validation: float = 0.05
-    log_every: int = 100
-    validate_every: int = 1000
-    checkpoint_every: int = 5000
-    keep_checkpoints: int = 2
-    log_with: tuple[str, ...] = ("tensorboard",)
-
-    def __post_init__(self) -> None:
-        counts = ("updates", "batch_per_task", "gradient_accumulation", "log_every", "validate_every")
-        for name in (*counts, "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"{name}: should be at least 1, got {getattr(self, name)}.")
-        for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm"):
-            if getattr(self, name) < 0:
-                raise RecipeError(f"{name}: should be at least 0, got {getattr(self, name)}.")
-        for name in ("validation", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise RecipeError(f"{name}: should be at least 0 and below 1, got {getattr(self, name)}.")
 
 
 class Trainer:
@@ -157,7 +102,7 @@ class Trainer:
         if self.settings.log_with:
             self.accelerator.init_trackers("mtdiff")
         begun, seconds_before = time.perf_counter(), self.progress.seconds
-        window = _LossWindow(len(self.train_windows.tasks), self.accelerator.device, self.progress)
+        window = LossWindow(len(self.train_windows.tasks), self.accelerator.device, self.progress)
         first = self.progress.update
         bar = tqdm(
             total=self.settings.updates,
@@ -167,7 +112,7 @@ class Trainer:
             disable=not self.accelerator.is_main_process,
             dynamic_ncols=True,
         )
-        with _interruptible() as interrupted, bar:
+        with interruptible() as interrupted, bar:
             while self.progress.update < self.settings.updates:
                 losses, task = self._update()
                 self.progress.update += 1
@@ -218,9 +163,7 @@ class Trainer:
         drawn = windows.draw(per_task, generator)
         size = len(drawn["task"])
         shape = (size, windows.horizon, self.pipeline.representation.channels)
-        drawn["timestep"] = torch.randint(
-            self.scheduler.config.num_train_timesteps, (size,), generator=generator
-        )
+        drawn["timestep"] = torch.randint(self.scheduler.config.num_train_timesteps, (size,), generator=generator)
         drawn["noise"] = torch.randn(shape, generator=generator)
         for role, probability in self.pipeline.conditioning.droppable.items():
             drawn[f"drop.{role}"] = torch.rand(size, generator=generator) < probability
@@ -262,7 +205,7 @@ class Trainer:
         self.ema.restore(module.parameters())
         return float(torch.cat(losses).mean())
 
-    def _measure(self, window: _LossWindow, last: bool) -> dict[str, Any]:
+    def _measure(self, window: LossWindow, last: bool) -> dict[str, Any]:
         window.raise_if_not_finite(self.train_windows.tasks, self.checkpoints)
         row: dict[str, Any] = {"update": self.progress.update, "loss": window.mean(self.accelerator)}
         row["learning_rate"] = self.schedule.get_last_lr()[0]
@@ -297,91 +240,3 @@ class Trainer:
                 f"{size}, which {self.accelerator.num_processes} processes with gradient_accumulation="
                 f"{self.settings.gradient_accumulation} cannot share equally; choose a multiple of {shares}"
             )
-
-
-class _LossWindow:
-    """Losses since the last row of metrics, and the first that was not finite, without waiting for the device."""
-
-    def __init__(self, num_tasks: int, device: torch.device, progress: Progress):
-        self.total, self.count = torch.tensor(progress.loss_total, device=device), progress.loss_count
-        self.bad_update = torch.full((), -1, device=device)
-        self.bad_tasks = torch.zeros(num_tasks, dtype=torch.bool, device=device)
-
-    def add(self, update: int, losses: Tensor, task: Tensor) -> None:
-        self.total += losses.mean()
-        self.count += 1
-        wrong = ~losses.isfinite()
-        new = wrong.any() & (self.bad_update < 0)
-        self.bad_update = torch.where(new, update, self.bad_update)
-        self.bad_tasks |= torch.zeros_like(self.bad_tasks).index_put((task,), wrong & new, accumulate=True)
-
-    def mean(self, accelerator: Accelerator) -> float:
-        value = float(accelerator.reduce(self.total / max(self.count, 1), reduction="mean"))
-        self.total, self.count = torch.zeros_like(self.total), 0
-        return value
-
-    def remember(self, progress: Progress, accelerator: Accelerator) -> None:
-        progress.loss_total = float(accelerator.reduce(self.total, reduction="mean"))
-        progress.loss_count = self.count
-
-    def raise_if_not_finite(self, tasks: list[str], checkpoints: Checkpoints) -> None:
-        update = int(self.bad_update)
-        if update < 0:
-            return
-        names = [task for task, bad in zip(tasks, self.bad_tasks.tolist(), strict=True) if bad]
-        newest = checkpoints.newest()
-        raise TrainingFault(
-            f"the loss was not finite at update {update}, in the windows of {', '.join(names)}. "
-            f"Last good checkpoint: {newest or 'none yet'}. "
-            "Lower training.learning_rate or training.max_grad_norm, or look for bad numbers in those tasks' data"
-        )
-
-
-def make_accelerator(settings: Training) -> Accelerator:
-    """An accelerator as `accelerate config` or `accelerate launch` set it up, with the recipe's trackers.
-
-    Raises:
-        TrainingFault: if a tracker is unknown or not installed.
-    """
-    _require_trackers(settings.log_with)
-    return Accelerator(
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        log_with=list(settings.log_with) or None,
-        # The run's folder is known only once its data are; the trainer puts it in place of this.
-        project_config=ProjectConfiguration(logging_dir="trackers"),
-    )
-
-
-def _require_trackers(names: tuple[str, ...]) -> None:
-    available = {str(name) for name in get_available_trackers()}
-    for name in names:
-        if name not in LOGGER_TYPE_TO_CLASS:
-            raise TrainingFault(
-                f"training.log_with: {choices('tracker', name, map(str, LOGGER_TYPE_TO_CLASS))}"
-            )
-        if name not in available:
-            raise TrainingFault(
-                f"training.log_with: {name} is not installed; `pip install {name}`, or leave it out"
-            )
-
-
-@contextmanager
-def _interruptible() -> Iterator[list[bool]]:
-    """Yield a list that fills up at the first Ctrl-C; the second one interrupts at once."""
-    caught: list[bool] = []
-
-    def remember(signum: int, frame: Any) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(True)
-        tqdm.write("stopping after this update; press Ctrl-C again to stop at once")
-
-    try:
-        before = signal.signal(signal.SIGINT, remember)
-    except ValueError:  # not in the main thread: whoever runs us handles interrupts
-        yield caught
-        return
-    try:
-        yield caught
-    finally:
-        signal.signal(signal.SIGINT, before)
