@@ -120,7 +120,8 @@ def _library(
     needs = conditioning.window()
     if "prompt" not in needs or prompts is None:
         return PromptLibrary()
-    cutter = PromptWindows(prompts, None, tasks, length=needs["prompt"], spacing=needs["prompt_spacing"])
+    spacing = needs.get("prompt_spacing", "contiguous")
+    cutter = PromptWindows(prompts, None, tasks, length=needs["prompt"], spacing=spacing)
     places = np.random.default_rng(seed).random((len(tasks), count))
     library: dict[str, list[Prompt]] = {}
     for number, task in enumerate(tasks):

@@ -143,8 +143,12 @@ def evaluate_trained(
     if folder is None:
         raise MTDiffError(f"{source}: no such run or pipeline folder")
     run = Run(folder.parent) if (folder.parent / "run.json").is_file() else None
+    _refuse_other_sections(overrides)
+    kept = folder / "recipe.yaml"
+    # Before the pipeline, whose parts it may have to import.
+    recipe = load_recipe(kept, overrides) if kept.is_file() else None
     pipeline = load(folder)
-    recipe = _recipe(folder, pipeline, overrides)
+    recipe = recipe or _recipe_of(pipeline, folder, overrides)
     set_sampling(pipeline, _changes(recipe))
     settings: Evaluation = recipe.build("evaluation")
     home = run.folder if run else root / "evaluations" / folder.name
@@ -202,8 +206,7 @@ def plan_latency(agent: Any, suite: Suite, plans: int = _LATENCY_PLANS) -> dict[
     return latency(agent.plan_seconds[before + 3 :])
 
 
-def _recipe(folder: Path, pipeline: PlannerPipeline, overrides: Sequence[str]) -> Recipe:
-    """The recipe beside a pipeline, or one that knows no more than the suite the pipeline was trained for."""
+def _refuse_other_sections(overrides: Sequence[str]) -> None:
     for override in overrides:
         section = override.partition("=")[0].partition(".")[0]
         if section not in ALLOWED:
@@ -211,8 +214,10 @@ def _recipe(folder: Path, pipeline: PlannerPipeline, overrides: Sequence[str]) -
                 f"command line: {override}: an evaluation can change {', '.join(ALLOWED)}, got {section}. "
                 "Anything else needs training"
             )
-    if (folder / "recipe.yaml").is_file():
-        return load_recipe(folder / "recipe.yaml", overrides)
+
+
+def _recipe_of(pipeline: PlannerPipeline, folder: Path, overrides: Sequence[str]) -> Recipe:
+    """A recipe that knows no more than the suite the pipeline was trained for."""
     if pipeline.config.suite is None and not any(override.startswith("suite") for override in overrides):
         raise MTDiffError(f"{folder}: does not say for which suite it was trained; add suite.tasks=...")
     return load_recipe({"suite": pipeline.config.suite or {}}, overrides)

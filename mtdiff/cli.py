@@ -1,0 +1,298 @@
+"""The command line: one function per verb.
+
+A verb returns what `--json` prints, and prints for people through `mtdiff.terminal`. With `--json` stdout
+carries exactly one JSON document; whatever else would be written there goes to stderr. Nothing heavy is
+imported at the top, so that `mtdiff --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mtdiff.environments.processes import available_cores
+from mtdiff.errors import MTDiffError, choices
+
+if TYPE_CHECKING:
+    from mtdiff.registry import Part
+
+app = typer.Typer(
+    name="mtdiff",
+    help="Diffusion models for offline RL: a recipe names parts, and the parts become a pipeline.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A .yaml file, or a shipped recipe's name.")
+]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changes: backbone.width=128 scheduler=ddim"),
+]
+OutputOption = Annotated[
+    Path, typer.Option(metavar="DIR", envvar="MTDIFF_OUTPUT", help="Folder of data and runs.")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(help="Simulator processes; default: one for each core.", min=1)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # `imports:` finds modules beside the user, as under `python -m`
+    # Without torchvision, transformers warns at every start about image models that nobody here asks for.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # One core is left to everything else. Where cores are shared, torch's threads wait for each other instead of
+    # working: with one busy neighbour on two cores, two threads took 2 to 10 times as long as one.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() - 1)))
+    app()
+
+
+def verb(function: Callable[..., Any]) -> Callable[..., None]:
+    """Register a function as a verb of the same name.
+
+    It returns a JSON-able document; its `as_json` parameter says whether that is printed. An MTDiffError
+    becomes a message on stderr (with `--json` also `{"error": ...}` on stdout) and exit status 2; Ctrl-C,
+    which keeps what is finished, exit status 130.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        as_json = bool(kwargs.get("as_json"))
+        document, status = None, 0
+        with _stdout_to_stderr() if as_json else contextlib.nullcontext():
+            try:
+                document = function(*args, **kwargs)
+            except MTDiffError as error:
+                print(error, file=sys.stderr)
+                document, status = _error_document(error), 2
+            except KeyboardInterrupt as interrupt:
+                print(str(interrupt) or "interrupted; what was finished is kept", file=sys.stderr)
+                document, status = {"error": {"type": "KeyboardInterrupt", "message": str(interrupt)}}, 130
+        if as_json:
+            print(json.dumps(document, indent=2, ensure_ascii=False))
+        if status:
+            raise typer.Exit(status)
+
+    app.command()(run)
+    return run
+
+
+@verb
+def parts(
+    name: Annotated[str | None, typer.Argument(help="A part or a kind of parts; default: all parts.")] = None,
+    imports: Annotated[
+        list[str] | None, typer.Option("--import", help="A module that registers parts of its own.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> Any:
+    """List the parts that recipes can name, or the arguments of one."""
+    from mtdiff.recipe.check import import_modules
+    from mtdiff.recipe.places import InvalidRecipe
+    from mtdiff.registry import REGISTRIES
+    from mtdiff.terminal import print_part, print_parts
+
+    if problems := import_modules(dict.fromkeys(imports or []), allow=True):
+        raise InvalidRecipe(problems)
+    chosen = {kind: r for kind, r in REGISTRIES.items() if name in (None, kind, r.kind)}
+    if chosen:
+        found = {kind: [registry[part] for part in registry] for kind, registry in chosen.items()}
+        if not as_json:
+            print_parts(found)
+        return {kind: {part.name: _describe(part) for part in members} for kind, members in found.items()}
+    matches = [registry[name] for registry in REGISTRIES.values() if name and name in registry]
+    if not matches:
+        words = [*REGISTRIES, *(part for registry in REGISTRIES.values() for part in registry)]
+        raise MTDiffError(choices("part", name, dict.fromkeys(words)))
+    if not as_json:
+        for part in matches:
+            print_part(part)
+    return [{"kind": part.kind, "name": part.name, **_describe(part)} for part in matches]
+
+
+@verb
+def check(recipe: RecipeArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> Any:
+    """Check a recipe and show it resolved: every value, and where it comes from."""
+    from mtdiff.recipe import load_recipe
+    from mtdiff.terminal import print_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    if not as_json:
+        print_recipe(loaded)
+    return {
+        "name": loaded.name,
+        "path": str(loaded.path) if loaded.path else None,
+        "files": [str(file) for file in loaded.files],
+        "hash": loaded.hash(),
+        "values": loaded.values,
+        "origins": {key: loaded.origin(key) for key, _ in loaded.items()},
+        "vary": loaded.vary,
+    }
+
+
+@verb
+def schema(
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write here instead of to stdout.")] = None,
+    as_json: JsonOption = False,
+) -> Any:
+    """Print the JSON Schema of recipes, for editors.
+
+    In an editor with yaml-language-server, begin a recipe with `# yaml-language-server: $schema=FILE`.
+    """
+    from mtdiff.recipe import json_schema, write_text
+
+    document = json_schema()
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    if out is None:
+        if not as_json:
+            sys.stdout.write(text)
+        return document
+    try:
+        write_text(out, text)
+    except OSError as error:
+        raise MTDiffError(f"{out}: cannot be written: {error.strerror}.") from error
+    print(f"wrote {out}. First line of a recipe: # yaml-language-server: $schema={out}")
+    return {"path": str(out)}
+
+
+@verb
+def collect(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the dataset.")] = None,
+    output: OutputOption = Path("outputs"),
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> Any:
+    """Collect a recipe's trajectories and prompt demonstrations in the simulator.
+
+    Finished shards are kept when it is interrupted; the same command goes on from there.
+    """
+    from mtdiff.recipe import load_recipe
+    from mtdiff.runs import collect_data
+    from mtdiff.terminal import print_collected
+
+    summary = collect_data(load_recipe(recipe, overrides or []), root=output, folder=out, workers=workers)
+    if not as_json:
+        print_collected(summary)
+    return summary
+
+
+@verb
+def train(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw the run's folder away first.")] = False,
+    output: OutputOption = Path("outputs"),
+    workers: WorkersOption = None,
+    as_json: JsonOption = False,
+) -> Any:
+    """Train a recipe, after collecting its data if they are not there.
+
+    Equal work is recognised: a recipe that was trained before is not trained again.
+    For several processes or GPUs: accelerate launch -m mtdiff train RECIPE
+    """
+    from mtdiff.recipe import load_recipe
+    from mtdiff.runs import train as train_recipe
+    from mtdiff.terminal import print_trained
+
+    run = train_recipe(
+        load_recipe(recipe, overrides or []), root=output, resume=resume, restart=restart, workers=workers
+    )
+    document = {"run": str(run.folder), "pipeline": str(run.pipeline), **run.info}
+    if not as_json:
+        print_trained(document)
+    return document
+
+
+@verb
+def evaluate(
+    source: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a saved pipeline's.")],
+    overrides: OverridesArgument = None,
+    again: Annotated[bool, typer.Option("--again", help="Even if this was evaluated before.")] = False,
+    output: OutputOption = Path("outputs"),
+    as_json: JsonOption = False,
+) -> Any:
+    """Evaluate a trained planner on goals never seen in training, and write its report page."""
+    from mtdiff.reporting import evaluate_trained, to_document
+    from mtdiff.terminal import print_evaluation
+
+    document = to_document(*evaluate_trained(source, overrides or [], root=output, again=again))
+    if not as_json:
+        print_evaluation(document)
+    return document
+
+
+@verb
+def demo(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="What to demonstrate.")] = "quickstart",
+    overrides: OverridesArgument = None,
+    started: Annotated[float | None, typer.Option(hidden=True)] = None,
+    again: Annotated[bool, typer.Option("--again", help="Train and evaluate anew.")] = False,
+    output: OutputOption = Path("outputs"),
+    as_json: JsonOption = False,
+) -> Any:
+    """Collect, train, evaluate and report a small planner, doing only what has changed."""
+    from mtdiff.demo import demonstrate
+    from mtdiff.terminal import print_demo
+
+    document = demonstrate(recipe, overrides or [], root=output, started=started, again=again)
+    if not as_json:
+        print_demo(document)
+    return document
+
+
+def _describe(part: Part) -> dict[str, Any]:
+    from mtdiff.argument_check import spell
+
+    arguments = {}
+    for argument in part.arguments.values():
+        described: dict[str, Any] = {"type": spell(argument.annotation), "required": argument.required}
+        if not argument.required:
+            described["default"] = json.loads(json.dumps(argument.default, default=str))
+        arguments[argument.name] = described | {"doc": argument.doc}
+    return {"summary": part.summary, "runtime": list(part.runtime), "arguments": arguments}
+
+
+def _error_document(error: MTDiffError) -> dict[str, Any]:
+    problems = [
+        {
+            "file": problem.place.source if problem.place else None,
+            "line": problem.place.line if problem.place else None,
+            "key": problem.key,
+            "message": problem.message,
+        }
+        for problem in getattr(error, "problems", [])
+    ]
+    return {"error": {"type": type(error).__name__, "message": str(error), "problems": problems}}
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send what is written to stdout to stderr: by Python, by libraries in C, and by worker processes."""
+    sys.stdout.flush()
+    real = sys.stdout is sys.__stdout__
+    saved = os.dup(1) if real else -1
+    try:
+        if real:
+            os.dup2(2, 1)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if real:
+            sys.stdout.flush()
+            os.dup2(saved, 1)
+            os.close(saved)

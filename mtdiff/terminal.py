@@ -1,0 +1,189 @@
+"""What the command line shows people: tables of parts and of resolved recipes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mtdiff.argument_check import spell
+from mtdiff.recipe.finding import show_path
+
+if TYPE_CHECKING:
+    from mtdiff.recipe import Recipe
+    from mtdiff.registry import Part
+
+
+def console() -> Console:
+    """Return a console on stdout."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def print_parts(found: dict[str, list[Part]]) -> None:
+    """Print parts by kind with their summaries."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("kind", style="dim", no_wrap=True)
+    table.add_column("part", style="bold cyan", no_wrap=True)
+    table.add_column("what it is")
+    for kind, members in found.items():
+        for i, part in enumerate(members):
+            table.add_row(
+                kind if i == 0 else "", part.name, Text(part.summary), end_section=i == len(members) - 1
+            )
+        if not members:
+            table.add_row(kind, "", Text("none", style="dim"), end_section=True)
+    out = console()
+    out.print(table)
+    out.print("[dim]mtdiff parts NAME shows a part's arguments.[/dim]")
+
+
+def print_part(part: Part) -> None:
+    """Print a part's documentation and arguments."""
+
+    out = console()
+    out.print(Text.assemble((part.name, "bold cyan"), (f"  {part.kind}", "dim")))
+    out.print(Text(_without_blocks(part.doc)), end="\n\n")
+    if part.runtime:
+        out.print(Text(f"From the data, not in YAML: {', '.join(part.runtime)}.", style="dim"), end="\n\n")
+    if not part.arguments:
+        out.print(Text("It takes no arguments."), end="\n\n")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("argument", style="bold", no_wrap=True)
+    table.add_column("type", style="green")
+    table.add_column("default", style="yellow")
+    table.add_column("what it does", ratio=1)
+    for argument in part.arguments.values():
+        default = "required" if argument.required else _spell(argument.default)
+        table.add_row(argument.name, Text(spell(argument.annotation)), Text(default), Text(argument.doc))
+    out.print(table)
+
+
+def print_recipe(recipe: Recipe) -> None:
+    """Print every value of a recipe and where it comes from."""
+    out = console()
+    out.print(Text.assemble((recipe.name, "bold cyan"), "  is valid  ", (recipe.hash(), "bold green")))
+    for i, file in enumerate(recipe.files):
+        out.print(Text(f"{'extends ' if i else ''}{show_path(file)}", style="dim"))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("key", no_wrap=True)
+    table.add_column("value")
+    table.add_column("from", style="dim")
+
+    def rows(values: dict[str, Any], path: tuple[str, ...]) -> None:
+        for key, value in values.items():
+            here = (*path, key)
+            nested = value if isinstance(value, dict) and value else {}
+            shown = nested.get("name", "") if nested else _spell(value)
+            origin = recipe.origin(".".join((*here, "name") if "name" in nested else here))
+            if nested and "name" not in nested:
+                origin = ""
+            style = "dim" if origin == "default" else ""
+            label = Text("  " * len(path) + key, style="bold" if not path else "")
+            cell = Text(str(shown), style="bold cyan" if "name" in nested else style)
+            table.add_row(label, cell, origin)
+            rows({k: v for k, v in nested.items() if k != "name"}, here)
+
+    rows(recipe.values, ())
+    out.print(table)
+    if recipe.vary is not None:
+        out.print(
+            Text("vary: spans a grid, which mtdiff ablate runs; the table shows the recipe without it.")
+        )
+
+
+def print_collected(summary: dict[str, Any]) -> None:
+    """Print what a collection holds, task by task."""
+    out = console()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("task", style="bold", no_wrap=True)
+    for column in ("episodes", "steps", "success", "mean return", "prompts", "retries"):
+        table.add_column(column, justify="right")
+    for row in summary["tasks"]:
+        success, total = f"{row['success_rate']:.0%}", f"{row['mean_return']:.0f}"
+        cells = (row["episodes"], row["steps"], success, total, row["prompts"], row["retries"])
+        table.add_row(row["task"], *map(str, cells))
+    out.print(table)
+    out.print(
+        Text(
+            f"{summary['episodes']} episodes, {summary['steps']} steps in {summary['folder']} "
+            f"({summary['collected']} recorded now, {summary['seconds']:.0f} s)"
+        )
+    )
+
+
+def print_trained(document: dict[str, Any]) -> None:
+    """Print where a trained run is and what to do with it."""
+    out = console()
+    held_out = f", held-out loss {document['val_loss']:.4f}" if "val_loss" in document else ""
+    out.print(
+        Text(
+            f"trained {document['updates']} updates in {document['seconds'] / 60:.1f} min: "
+            f"loss {document['loss']:.4f}{held_out}"
+        )
+    )
+    out.print(Text.assemble("run       ", (document["run"], "bold")), soft_wrap=True)
+    out.print(Text.assemble("next      ", (f"mtdiff evaluate {document['run']}", "cyan")), soft_wrap=True)
+
+
+def print_evaluation(document: dict[str, Any]) -> None:
+    """Print success per task, and where the report is."""
+    out = console()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("task", style="bold", no_wrap=True)
+    for column in ("success", "95 % interval", "steps"):
+        table.add_column(column, justify="right")
+    for task, row in document["tasks"].items():
+        interval = f"{row['interval'][0]:.2f} to {row['interval'][1]:.2f}"
+        rate = f"{row['success']:.2f} ({row['successes']}/{row['episodes']})"
+        table.add_row(task, rate, interval, f"{row['steps']:.0f}")
+    low, high = document["mean_interval"]
+    table.add_section()
+    table.add_row("mean", f"{document['mean_success']:.2f}", f"{low:.2f} to {high:.2f}", "")
+    out.print(table)
+    for label, key in (
+        ("swapped prompts", "swapped_mean_success"),
+        ("scripted experts", "demonstrator_mean_success"),
+    ):
+        if document[key] is not None:
+            out.print(Text(f"{label}: mean success {document[key]:.2f}"))
+    if plan := document["latency"]["one environment"]:
+        out.print(Text(f"one plan: p50 {1000 * plan['p50']:.1f} ms, p95 {1000 * plan['p95']:.1f} ms"))
+    if document["no_video_reason"]:
+        out.print(Text(f"no video: {document['no_video_reason']}"))
+    out.print(Text.assemble("report: ", (document["report"], "bold")), soft_wrap=True)
+
+
+def print_demo(document: dict[str, Any]) -> None:
+    """Print the evaluation, what to type next, and one last line."""
+    from mtdiff.demo import last_line
+
+    print_evaluation(document)
+    out = console()
+    out.print("\nnext:")
+    width = max(len(command) for command, _ in document["next"])
+    for command, why in document["next"]:
+        out.print(Text.assemble("  ", (f"{command:<{width}}", "cyan"), (f"   {why}", "dim")), soft_wrap=True)
+    out.print()
+    print(last_line(document))
+
+
+def _spell(value: Any) -> str:
+    """Return a value as YAML has it."""
+    if isinstance(value, str):
+        return value if value else "''"
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _without_blocks(doc: str) -> str:
+    """Return a docstring's paragraphs up to `Args:` and the like."""
+    lines = doc.splitlines()
+    ends = ("Args:", "Arguments:", "Raises:", "Returns:")
+    end = next((i for i, line in enumerate(lines) if line.strip() in ends), len(lines))
+    paragraphs = "\n".join(lines[:end]).strip().split("\n\n")
+    # Prose is wrapped anew; what is indented or a list keeps its lines.
+    return "\n\n".join(p if "\n " in p or "\n-" in p else " ".join(p.split("\n")) for p in paragraphs)
