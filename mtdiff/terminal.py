@@ -104,7 +104,7 @@ def print_collected(summary: dict[str, Any]) -> None:
     for column in ("episodes", "steps", "success", "mean return", "prompts", "retries"):
         table.add_column(column, justify="right")
     for row in summary["tasks"]:
-        success, total = f"{row['success_rate']:.0%}", f"{row['mean_return']:.0f}"
+        success, total = f"{row['success']:.0%}", f"{row['mean_return']:.0f}"
         cells = (row["episodes"], row["steps"], success, total, row["prompts"], row["retries"])
         table.add_row(row["task"], *map(str, cells))
     out.print(table)

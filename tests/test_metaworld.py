@@ -166,9 +166,7 @@ def test_workers_agree_with_this_process_whatever_their_number(capfd):
     for workers in (1, 2):
         with VectorEnv(suite, slots, workers=workers) as env:
             assert not any(
-                m.split(".")[0] in {"torch", "diffusers", "datasets", "pandas"}
-                for w in env.modules()
-                for m in w
+                m.split(".")[0] in {"torch", "diffusers", "datasets", "pandas"} for w in env.modules() for m in w
             )
             states = [env.reset(range(4)), *(env.step(a).states for a in actions[:3])]
             np.testing.assert_array_equal(np.stack(states, 1), np.array(expected)[:, :4])
@@ -181,9 +179,7 @@ def test_workers_agree_with_this_process_whatever_their_number(capfd):
 
 def test_faults_in_workers_are_named():
     suite = MetaWorld(tasks=TASKS)
-    with pytest.raises(
-        EnvironmentFault, match=r"VectorEnv: unknown task 'push-v3'. Allowed: reach-v3, door-open-v3."
-    ):
+    with pytest.raises(EnvironmentFault, match=r"VectorEnv: unknown task 'push-v3'. Allowed: reach-v3, door-open-v3."):
         VectorEnv(suite, ["push-v3"])
     with VectorEnv(suite, suite.tasks, workers=2) as env:
         env.reset([0, 1])
@@ -191,13 +187,9 @@ def test_faults_in_workers_are_named():
             EnvironmentFault, match=r"slot 1 \(door-open-v3\): door-open-v3: an action is 4 finite numb"
         ):
             env.step([[0] * 4, [np.nan] * 4])
-        with pytest.raises(
-            EnvironmentFault, match=r"VectorEnv.step: actions should be \(2, 4\), got \(1, 4\)."
-        ):
+        with pytest.raises(EnvironmentFault, match=r"VectorEnv.step: actions should be \(2, 4\), got \(1, 4\)."):
             env.step(np.zeros((1, 4)))
-        with pytest.raises(
-            EnvironmentFault, match=r"slots should be different numbers from 0 to 1, got \[0, 2\]."
-        ):
+        with pytest.raises(EnvironmentFault, match=r"slots should be different numbers from 0 to 1, got \[0, 2\]."):
             env.reset([0, 1], [0, 2])
         env.step(np.zeros((2, 4)))  # an error leaves the others usable
         victim = env.workers[1].process
@@ -214,9 +206,7 @@ def test_a_renderer_that_does_not_work_is_named(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "none")
     with (
         VectorEnv(MetaWorld(tasks="reach"), ["reach-v3"], workers=1, render=True) as env,
-        pytest.raises(
-            EnvironmentFault, match=r"^metaworld: the simulator cannot be imported .* with MUJOCO_GL=none"
-        ),
+        pytest.raises(EnvironmentFault, match=r"^metaworld: the simulator cannot be imported .* with MUJOCO_GL=none"),
     ):
         env.reset([0])
 
