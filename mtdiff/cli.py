@@ -32,19 +32,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A .yaml file, or a shipped recipe's name.")
-]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A .yaml file, or a shipped recipe's name.")]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Changes: backbone.width=128 scheduler=ddim"),
 ]
-OutputOption = Annotated[
-    Path, typer.Option(metavar="DIR", envvar="MTDIFF_OUTPUT", help="Folder of data and runs.")
-]
-WorkersOption = Annotated[
-    int | None, typer.Option(help="Simulator processes; default: one for each core.", min=1)
-]
+OutputOption = Annotated[Path, typer.Option(metavar="DIR", envvar="MTDIFF_OUTPUT", help="Folder of data and runs.")]
+WorkersOption = Annotated[int | None, typer.Option(help="Simulator processes; default: one for each core.", min=1)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -181,10 +175,12 @@ def collect(
     Finished shards are kept when it is interrupted; the same command goes on from there.
     """
     from mtdiff.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
     from mtdiff.runs import collect_data
     from mtdiff.terminal import print_collected
 
-    summary = collect_data(load_recipe(recipe, overrides or []), root=output, folder=out, workers=workers)
+    summary = collect_data(loaded, root=output, folder=out, workers=workers)
     if not as_json:
         print_collected(summary)
     return summary
@@ -206,12 +202,12 @@ def train(
     For several processes or GPUs: accelerate launch -m mtdiff train RECIPE
     """
     from mtdiff.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])  # a mistake is told before torch is loaded
     from mtdiff.runs import train as train_recipe
     from mtdiff.terminal import print_trained
 
-    run = train_recipe(
-        load_recipe(recipe, overrides or []), root=output, resume=resume, restart=restart, workers=workers
-    )
+    run = train_recipe(loaded, root=output, resume=resume, restart=restart, workers=workers)
     document = {"run": str(run.folder), "pipeline": str(run.pipeline), **run.info}
     if not as_json:
         print_trained(document)

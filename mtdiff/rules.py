@@ -27,26 +27,17 @@ def parts_can_be_built(values: Values) -> Found:
     from mtdiff.conditioning.encoder import Role
 
     faults: list[tuple[str, str]] = []
-    suite = None
-    with _collect(faults, "suite"):
-        suite = SUITES.build(values["suite"])
-    with _collect(faults, "data"):
-        DATA.build(values["data"])
-    with _collect(faults, "scheduler"):
-        SCHEDULERS.build(values["scheduler"])
-    # An unknown suite must not hide what else is wrong: any width serves to try the rest.
-    state_dim, action_dim = (suite.state_dim, suite.action_dim) if suite is not None else (1, 1)
-    sizes = {"state_dim": state_dim, "action_dim": action_dim, "width": values["backbone"]["width"]}
-    roles, representation = [], None
+    for section, registry in (("suite", SUITES), ("data", DATA), ("scheduler", SCHEDULERS)):
+        with _collect(faults, section):
+            registry.build(values[section])
+    roles = [
+        Role(name=name, num_tokens=part.num_tokens, lifetime=part.lifetime, added=part.added)
+        for name, part in _encoders(values, faults).items()
+    ]
+    representation = None
     with torch.device("meta"):
-        for name, spec in values["conditioning"].items():
-            with _collect(faults, f"conditioning.{name}"):
-                part = CONDITIONING.build(spec, **sizes)
-                roles.append(
-                    Role(name=name, num_tokens=part.num_tokens, lifetime=part.lifetime, added=part.added)
-                )
         with _collect(faults, "representation"):
-            representation = REPRESENTATIONS.build(values["representation"], **sizes)
+            representation = REPRESENTATIONS.build(values["representation"], **_sizes(values))
         if representation is not None:
             with _collect(faults, "backbone"):
                 BACKBONES.build(
@@ -83,7 +74,8 @@ def sampling_fits_training(values: Values) -> Found:
 @rule
 def prompts_are_long_enough(values: Values) -> Found:
     """Prompt demonstrations exist, and have the steps that a prompt shows."""
-    prompts = {r: p for r, p in values["conditioning"].items() if p["name"] == "trajectory_prompt"}
+    windows = {role: part.window() for role, part in _encoders(values, []).items()}
+    prompts = {role: window["prompt"] for role, window in windows.items() if "prompt" in window}
     data = values["data"]
     if not prompts or "prompts_per_task" not in data:
         return
@@ -93,12 +85,34 @@ def prompts_are_long_enough(values: Values) -> Found:
             "data.prompts_per_task",
             f"at least 1, because conditioning.{role} shows prompts, got {data['prompts_per_task']}",
         )
-    for role, part in prompts.items():
-        if part["length"] > data["prompt_min_steps"]:
+    for role, length in prompts.items():
+        if length > data["prompt_min_steps"]:
             yield (
                 f"conditioning.{role}.length",
-                f"at most data.prompt_min_steps={data['prompt_min_steps']}, got {part['length']}",
+                f"at most data.prompt_min_steps={data['prompt_min_steps']}, got {length}",
             )
+
+
+def _sizes(values: Values) -> dict[str, int]:
+    """Widths that the parts are tried with. An unknown suite must not hide what else is wrong: then any width serves."""
+    try:
+        suite = SUITES.build(values["suite"])
+        dims = suite.state_dim, suite.action_dim
+    except MTDiffError:
+        dims = 1, 1
+    return {"state_dim": dims[0], "action_dim": dims[1], "width": values["backbone"]["width"]}
+
+
+def _encoders(values: Values, faults: list[tuple[str, str]]) -> dict[str, Any]:
+    """The condition encoders that can be built, by role; what the others say goes into `faults`."""
+    import torch
+
+    sizes, parts = _sizes(values), {}
+    with torch.device("meta"):
+        for role, spec in values["conditioning"].items():
+            with _collect(faults, f"conditioning.{role}"):
+                parts[role] = CONDITIONING.build(spec, **sizes)
+    return parts
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from mtdiff.errors import RecipeError, closest
@@ -53,19 +53,19 @@ def find_recipe(source: str | os.PathLike[str], *, beside: Path | None = None) -
         raise RecipeError(f"{text} is a folder, not a recipe. Name the .yaml file in it.")
     if path.suffix in SUFFIXES or path.is_absolute():
         folder = path.parent
-        near = [p for p in sorted(folder.iterdir()) if p.suffix in SUFFIXES] if folder.is_dir() else []
-        shown = {p.name: str(Path(text).with_name(p.name)) for p in near}
+        siblings = [p for p in sorted(folder.iterdir()) if p.suffix in SUFFIXES] if folder.is_dir() else []
+        shown = {p.name: str(Path(text).with_name(p.name)) for p in siblings}
         hint = closest(path.name, shown)
         for file, full in shown.items():
             hint = hint.replace(f"'{file}'", f"'{full}'")
         raise RecipeError(f"no recipe at {text}.{hint or closest(name, shipped)}")
-    hint = closest(name, shipped) or closest(name.rpartition("/")[2], _by_last_word(shipped))
+    hint = closest(name, shipped)
+    if not hint:  # "planner_mt1" is more like "planner_mt10" than like "metaworld/planner_mt10"
+        last_words = {shipped_name.rpartition("/")[2]: shipped_name for shipped_name in shipped}
+        near = difflib.get_close_matches(name.rpartition("/")[2], last_words, n=1)
+        hint = f" Did you mean '{last_words[near[0]]}'?" if near else ""
     known = f" Shipped: {', '.join(shipped)}." if shipped else ""
     raise RecipeError(f"no recipe '{text}': neither a file nor shipped with mtdiff.{known}{hint}")
-
-
-def _by_last_word(names: Iterable[str]) -> list[str]:
-    return [name.rpartition("/")[2] for name in names]
 
 
 def show_path(path: Path) -> str:

@@ -76,6 +76,14 @@ class _Dumper(Emitter, Serializer, SafeRepresenter, _CoreResolver):  # type: ign
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_text(self, data: str) -> Any:
+        # PyYAML folds these three line breaks away unless they are escaped.
+        style = '"' if any(mark in data for mark in "\x85\u2028\u2029") else None
+        return self.represent_scalar(TAG + "str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
 
 def dump(values: Any) -> str:
     """Return plain data as YAML that `parse` reads back to the same data."""
