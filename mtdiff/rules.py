@@ -94,7 +94,7 @@ def prompts_are_long_enough(values: Values) -> Found:
 
 
 def _sizes(values: Values) -> dict[str, int]:
-    """Widths that the parts are tried with. An unknown suite must not hide what else is wrong: then any width serves."""
+    """Widths to try parts with. An unknown suite must not hide what else is wrong: then any width serves."""
     try:
         suite = SUITES.build(values["suite"])
         dims = suite.state_dim, suite.action_dim

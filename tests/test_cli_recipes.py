@@ -79,12 +79,17 @@ def test_check_shows_values_and_where_they_come_from(recipe: str) -> None:
     text = run("check", recipe, "backbone.num_layers=2").stdout
     document = json.loads(run("check", recipe, "backbone.num_layers=2", "--json").stdout)
     assert document["hash"] in text
-    assert (document["name"], [Path(file).name for file in document["files"]]) == ("mine", ["mine.yaml", "parent.yaml"])
+    assert (document["name"], [Path(file).name for file in document["files"]]) == (
+        "mine",
+        ["mine.yaml", "parent.yaml"],
+    )
     assert document["values"]["backbone"]["num_layers"] == 2
-    origins = {key: document["origins"][key] for key in ("seed", "backbone.width", "backbone.num_layers", "pipeline")}
+    origins = {
+        key: document["origins"][key] for key in ("seed", "backbone.width", "backbone.num_layers", "pipeline")
+    }
     assert list(origins.values()) == ["mine.yaml:3", "parent.yaml:1", "command line", "default"]
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line.split()}
-    assert lines["seed"] == ["seed", "0", "default"] or "mine.yaml:3" in text
+    assert "mine.yaml:3" in text
     assert lines["num_layers"] == ["num_layers", "2", "command", "line"]
 
 
@@ -132,7 +137,7 @@ def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom mtdiff.cli import app\n"
         "try:\n    app(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
-        "heavy = {'torch', 'diffusers', 'transformers', 'datasets', 'numpy', 'pydantic', 'yaml', 'matplotlib'}\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'datasets', 'metaworld', 'pydantic', 'yaml', 'matplotlib'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -112,7 +112,9 @@ def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def load(text: str | dict[str, Any] | None = None, *overrides: str, name: str = "r.yaml", **kwargs: Any) -> Recipe:
+def load(
+    text: str | dict[str, Any] | None = None, *overrides: str, name: str = "r.yaml", **kwargs: Any
+) -> Recipe:
     if isinstance(text, str):
         write(name, text)
     source: Any = text if isinstance(text, dict) else name
@@ -152,7 +154,23 @@ def test_scalars_are_yaml_1_2(text: str, value: Any) -> None:
 
 
 def test_what_is_dumped_is_read_back() -> None:
-    texts = ["", "~", "null", "1e6", "3e-4", "0x1F", "0o7", "yes", "true", "12", ".5", ".inf", "a: b", "#", "- a"]
+    texts = [
+        "",
+        "~",
+        "null",
+        "1e6",
+        "3e-4",
+        "0x1F",
+        "0o7",
+        "yes",
+        "true",
+        "12",
+        ".5",
+        ".inf",
+        "a: b",
+        "#",
+        "- a",
+    ]
     texts += ["<<", "=", "a\nb\n", " padded ", "é", "\x85", "2024-01-01", "'", "!x", "&a", "*a", "\t"]
     values = {"texts": texts, "keys": {t: i for i, t in enumerate(texts) if t != "<<"}}
     values |= {"numbers": [1e-5, 1e16, 1e300, 0.1, -0.0, 10**20, True, None], "empty": [{}, []]}
@@ -163,7 +181,10 @@ def test_what_is_dumped_is_read_back() -> None:
 
 def test_every_value_knows_its_line() -> None:
     node, _ = parse("a: 1\nb:\n  c:\n    - 2\n    -\n      d: 3\n", "f")
-    lines = {path: str(node.nearest_place(path)) for path in [("a",), ("b", "c"), ("b", "c", 0), ("b", "c", 1, "d")]}
+    lines = {
+        path: str(node.nearest_place(path))
+        for path in [("a",), ("b", "c"), ("b", "c", 0), ("b", "c", 1, "d")]
+    }
     assert list(lines.values()) == ["f:1", "f:3", "f:4", "f:6"]
     assert str(node.nearest_place(("b", "zzz"))) == "f:2"
     assert str(node.nearest_place(("zzz",))) == "f"
@@ -226,12 +247,22 @@ def test_missing_files() -> None:
 
 def test_shipped_recipes_are_found_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write("shipped/quickstart.yaml", "extends: defaults/planner\n")
-    write("shipped/metaworld/planner_mt10.yaml", "extends: ../defaults/planner.yaml\nbackbone: temporal_unet\n")
+    write(
+        "shipped/metaworld/planner_mt10.yaml", "extends: ../defaults/planner.yaml\nbackbone: temporal_unet\n"
+    )
     write("shipped/defaults/planner.yaml", "seed: 7\n")
     monkeypatch.setattr(finding, "recipes_folder", lambda: tmp_path / "shipped")
-    for name in ("metaworld/planner_mt10", "recipes/metaworld/planner_mt10.yaml", "metaworld/planner_mt10.yaml"):
+    for name in (
+        "metaworld/planner_mt10",
+        "recipes/metaworld/planner_mt10.yaml",
+        "metaworld/planner_mt10.yaml",
+    ):
         recipe = load(None, name=name)
-        assert (recipe.name, recipe.get("seed"), recipe.get("backbone.name")) == ("planner_mt10", 7, "temporal_unet")
+        assert (recipe.name, recipe.get("seed"), recipe.get("backbone.name")) == (
+            "planner_mt10",
+            7,
+            "temporal_unet",
+        )
     assert load(None, name="quickstart").get("seed") == 7
     assert fault(None, name="quikstart") == (
         "no recipe 'quikstart': neither a file nor shipped with mtdiff. Shipped: defaults/planner, "
@@ -275,7 +306,10 @@ def test_the_same_name_keeps_arguments() -> None:
 def test_nested_parts_are_replaced_whole_too() -> None:
     text = "sampling: {scheduler: {name: dpm, order: 1}}\n"
     assert load(text).values["sampling"]["scheduler"] == {"name": "dpm", "order": 1}
-    assert load(text, "sampling.scheduler=ddpm").values["sampling"]["scheduler"] == {"name": "ddpm", "clip": True}
+    assert load(text, "sampling.scheduler=ddpm").values["sampling"]["scheduler"] == {
+        "name": "ddpm",
+        "clip": True,
+    }
     assert load(text, "sampling.scheduler=null").values["sampling"]["scheduler"] is None
     assert load("sampling: {scheduler: dpm}").values["sampling"]["scheduler"] == {"name": "dpm", "order": 2}
 
@@ -304,7 +338,9 @@ def test_null_is_a_value_where_it_is_allowed() -> None:
 
 def test_overrides_are_one_layer() -> None:
     text = "backbone: {name: gpt2, num_layers: 2}\n"
-    recipe = load(text, "backbone.width=8", "backbone=temporal_unet", "backbone.rate=3e-4", "seed=4", "seed=5")
+    recipe = load(
+        text, "backbone.width=8", "backbone=temporal_unet", "backbone.rate=3e-4", "seed=4", "seed=5"
+    )
     assert recipe.values["backbone"] == {"name": "temporal_unet", "width": 8, "dims": [1, 2], "rate": 3e-4}
     assert recipe.get("seed") == 5
     assert recipe.origin("backbone.width") == "command line"
@@ -316,7 +352,11 @@ def test_extends_is_a_chain_and_cycles_are_refused() -> None:
     write("b/two.yaml", "extends: three.yaml\nseed: 2\nbackbone: temporal_unet\n")
     write("b/three.yaml", "sampling: {steps: 3}\n")
     recipe = load(None, name="a/one.yaml")
-    assert (recipe.get("seed"), recipe.get("backbone.name"), recipe.get("sampling.steps")) == (1, "temporal_unet", 3)
+    assert (recipe.get("seed"), recipe.get("backbone.name"), recipe.get("sampling.steps")) == (
+        1,
+        "temporal_unet",
+        3,
+    )
     assert [file.name for file in recipe.files] == ["one.yaml", "two.yaml", "three.yaml"]
     write("b/three.yaml", "extends: ../a/one.yaml\n")
     assert fault(None, name="a/one.yaml") == (
@@ -326,12 +366,17 @@ def test_extends_is_a_chain_and_cycles_are_refused() -> None:
     assert fault("extends: b/tow.yaml\n") == (
         "r.yaml:1: extends: no recipe at b/tow.yaml. Did you mean 'b/two.yaml'?"
     )
-    assert fault("extends: [a]\n") == "r.yaml:1: extends: should be the path of a recipe or the name of a shipped one."
+    assert (
+        fault("extends: [a]\n")
+        == "r.yaml:1: extends: should be the path of a recipe or the name of a shipped one."
+    )
 
 
 # --- messages ---------------------------------------------------------------------------------------------
 
-UNKNOWN_SECTION = "Allowed: seed, conditioning, backbone, scheduler, sampling, schema, extends, imports, vary."
+UNKNOWN_SECTION = (
+    "Allowed: seed, conditioning, backbone, scheduler, sampling, schema, extends, imports, vary."
+)
 
 
 @pytest.mark.parametrize(
@@ -484,7 +529,10 @@ def test_values_are_complete_ordered_and_json() -> None:
     assert (recipe.name, recipe.path) == ("r", Path("r.yaml").resolve())
     with pytest.raises(RecipeError) as error:
         recipe.get("backbone.num_layer")
-    assert str(error.value) == "backbone.num_layer: there is no 'num_layer' in backbone. Did you mean 'num_layers'?"
+    assert (
+        str(error.value)
+        == "backbone.num_layer: there is no 'num_layer' in backbone. Did you mean 'num_layers'?"
+    )
     assert dict(recipe.items())["sampling.scheduler.order"] == 2
 
 
@@ -555,7 +603,9 @@ def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
 
     def of_type(name: str) -> bool:
         if name in ("integer", "number"):
-            return isinstance(value, int if name == "integer" else int | float) and not isinstance(value, bool)
+            return isinstance(value, int if name == "integer" else int | float) and not isinstance(
+                value, bool
+            )
         return isinstance(value, kinds[name])
 
     names = schema.get("type", [])

@@ -180,7 +180,11 @@ def test_signatures_that_are_no_schema() -> None:
 
     def sized(*, width: int) -> None: ...
 
-    for target, runtime, text in [(swallows, (), "kwargs"), (silent, (), "annotation"), (sized, ("d",), "lacks")]:
+    for target, runtime, text in [
+        (swallows, (), "kwargs"),
+        (silent, (), "annotation"),
+        (sized, ("d",), "lacks"),
+    ]:
         with pytest.raises(TypeError, match=text):
             Part(kind="net", name="x", target=target, runtime=runtime).arguments  # noqa: B018
 
