@@ -72,7 +72,7 @@ def print_recipe(recipe: Recipe) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("key", no_wrap=True)
     table.add_column("value")
-    table.add_column("from", style="dim")
+    table.add_column("from", style="dim", overflow="fold")
 
     def rows(values: dict[str, Any], path: tuple[str, ...]) -> None:
         for key, value in values.items():

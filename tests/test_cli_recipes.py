@@ -84,9 +84,7 @@ def test_check_shows_values_and_where_they_come_from(recipe: str) -> None:
         ["mine.yaml", "parent.yaml"],
     )
     assert document["values"]["backbone"]["num_layers"] == 2
-    origins = {
-        key: document["origins"][key] for key in ("seed", "backbone.width", "backbone.num_layers", "pipeline")
-    }
+    origins = {key: document["origins"][key] for key in ("seed", "backbone.width", "backbone.num_layers", "pipeline")}
     assert list(origins.values()) == ["mine.yaml:3", "parent.yaml:1", "command line", "default"]
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line.split()}
     assert "mine.yaml:3" in text

@@ -145,13 +145,10 @@ SECTIONS: Sections = {
 
 EXCLUDED: tuple[str, ...] = (
     "imports",
-    "data.workers",
-    "training.workers",
     "training.log_every",
     "training.log_with",
     "training.checkpoint_every",
     "training.keep_checkpoints",
-    "training.resume",
     "evaluation.workers",
     "sampling",  # a trained pipeline takes new defaults without new training
     "evaluation",  # has a hash of its own: `recipe.section_hash("evaluation")`

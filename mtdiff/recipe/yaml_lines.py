@@ -44,7 +44,8 @@ class _CoreResolver(BaseResolver):  # type: ignore[misc, unused-ignore]
     def resolve(self, kind: type, value: Any, implicit: Any) -> str:
         if kind is ScalarNode and implicit[0]:
             return TAG + next((name for name, form in PLAIN.items() if form.fullmatch(value)), "str")
-        return {MappingNode: TAG + "map", SequenceNode: TAG + "seq"}.get(kind, TAG + "str")
+        kinds: dict[type, str] = {MappingNode: "map", SequenceNode: "seq"}
+        return TAG + kinds.get(kind, "str")
 
 
 class _Loader(Reader, Scanner, Parser, Composer, _CoreResolver):  # type: ignore[misc, unused-ignore]
