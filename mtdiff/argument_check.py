@@ -95,9 +95,7 @@ def _explain(argument: Argument, value: Any, errors: list[Any], title: str, give
     if argument.required and not given:
         return [((), f"{title} needs '{key}'{_about(argument)}")]
     if not given:  # a fault of the part, not of the recipe
-        raise TypeError(
-            f"{title}: the default of '{key}', {show(argument.default)}, does not fit its annotation"
-        )
+        raise TypeError(f"{title}: the default of '{key}', {show(argument.default)}, does not fit its annotation")
     if len([member for member in members(annotation) if member is not type(None)]) > 1:
         # Pydantic reports every member of a union. "Right type, out of range" is the one the user must know.
         errors = [error for error in errors if error["type"] in LIMITS and error.get("ctx")]

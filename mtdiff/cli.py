@@ -14,20 +14,19 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from mtdiff.documents import describe, error_document
 from mtdiff.environments.processes import available_cores
 from mtdiff.errors import MTDiffError, choices
-
-if TYPE_CHECKING:
-    from mtdiff.registry import Part
 
 app = typer.Typer(
     name="mtdiff",
     help="Diffusion models for offline RL: a recipe names parts, and the parts become a pipeline.",
     no_args_is_help=True,
+    rich_markup_mode=None,  # plain help fits 80 columns and pipes
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -35,7 +34,7 @@ app = typer.Typer(
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A .yaml file, or a shipped recipe's name.")]
 OverridesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Changes: backbone.width=128 scheduler=ddim"),
+    typer.Argument(metavar="KEY=VALUE", help="Changes, in YAML, such as: backbone.width=128 sampling.scheduler=ddpm"),
 ]
 OutputOption = Annotated[Path, typer.Option(metavar="DIR", envvar="MTDIFF_OUTPUT", help="Folder of data and runs.")]
 WorkersOption = Annotated[int | None, typer.Option(help="Simulator processes; default: one for each core.", min=1)]
@@ -71,7 +70,7 @@ def verb(function: Callable[..., Any]) -> Callable[..., None]:
                 document = function(*args, **kwargs)
             except MTDiffError as error:
                 print(error, file=sys.stderr)
-                document, status = _error_document(error), 2
+                document, status = error_document(error), 2
             except KeyboardInterrupt as interrupt:
                 print(str(interrupt) or "interrupted; what was finished is kept", file=sys.stderr)
                 document, status = {"error": {"type": "KeyboardInterrupt", "message": str(interrupt)}}, 130
@@ -86,13 +85,17 @@ def verb(function: Callable[..., Any]) -> Callable[..., None]:
 
 @verb
 def parts(
-    name: Annotated[str | None, typer.Argument(help="A part or a kind of parts; default: all parts.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A part, a kind of parts, or a section of settings.")
+    ] = None,
     imports: Annotated[
-        list[str] | None, typer.Option("--import", help="A module that registers parts of its own.")
+        list[str] | None,
+        typer.Option("--import", metavar="MODULE", help="A module that registers parts of its own; may be repeated."),
     ] = None,
     as_json: JsonOption = False,
 ) -> Any:
     """List the parts that recipes can name, or the arguments of one."""
+    from mtdiff.recipe import SECTIONS, SettingsSection
     from mtdiff.recipe.check import import_modules
     from mtdiff.recipe.places import InvalidRecipe
     from mtdiff.registry import REGISTRIES
@@ -100,25 +103,30 @@ def parts(
 
     if problems := import_modules(dict.fromkeys(imports or []), allow=True):
         raise InvalidRecipe(problems)
+    settings = {key: section for key, section in SECTIONS.items() if isinstance(section, SettingsSection)}
     chosen = {kind: r for kind, r in REGISTRIES.items() if name in (None, kind, r.kind)}
     if chosen:
         found = {kind: [registry[part] for part in registry] for kind, registry in chosen.items()}
         if not as_json:
-            print_parts(found)
-        return {kind: {part.name: _describe(part) for part in members} for kind, members in found.items()}
+            print_parts(found, settings)
+        return {kind: {part.name: describe(part) for part in members} for kind, members in found.items()}
     matches = [registry[name] for registry in REGISTRIES.values() if name and name in registry]
+    matches += [section.part(key) for key, section in settings.items() if key == name]
     if not matches:
-        words = [*REGISTRIES, *(part for registry in REGISTRIES.values() for part in registry)]
+        words = [*REGISTRIES, *settings, *(part for registry in REGISTRIES.values() for part in registry)]
         raise MTDiffError(choices("part", name, dict.fromkeys(words)))
     if not as_json:
         for part in matches:
             print_part(part)
-    return [{"kind": part.kind, "name": part.name, **_describe(part)} for part in matches]
+    return [{"kind": part.kind, "name": part.name, **describe(part)} for part in matches]
 
 
 @verb
 def check(recipe: RecipeArgument, overrides: OverridesArgument = None, as_json: JsonOption = False) -> Any:
-    """Check a recipe and show it resolved: every value, and where it comes from."""
+    """Check a recipe, and show every value and where it comes from.
+
+    Lists everything that is wrong at once, each with file and line.
+    """
     from mtdiff.recipe import load_recipe
     from mtdiff.terminal import print_recipe
 
@@ -165,12 +173,12 @@ def schema(
 def collect(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the dataset.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write here, not below --output.")] = None,
     output: OutputOption = Path("outputs"),
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> Any:
-    """Collect a recipe's trajectories and prompt demonstrations in the simulator.
+    """Collect a recipe's trajectories and prompts in the simulator.
 
     Finished shards are kept when it is interrupted; the same command goes on from there.
     """
@@ -217,12 +225,18 @@ def train(
 @verb
 def evaluate(
     source: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a saved pipeline's.")],
-    overrides: OverridesArgument = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes: evaluation.episodes_per_task=50 sampling.execute=2"),
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Even if this was evaluated before.")] = False,
     output: OutputOption = Path("outputs"),
     as_json: JsonOption = False,
 ) -> Any:
-    """Evaluate a trained planner on goals never seen in training, and write its report page."""
+    """Evaluate a trained planner on unseen goals and write a report.
+
+    What needs no new training can be changed: the suite, sampling and evaluation.
+    """
     from mtdiff.reporting import evaluate_trained, to_document
     from mtdiff.terminal import print_evaluation
 
@@ -241,7 +255,10 @@ def demo(
     output: OutputOption = Path("outputs"),
     as_json: JsonOption = False,
 ) -> Any:
-    """Collect, train, evaluate and report a small planner, doing only what has changed."""
+    """Collect, train, evaluate and report a small planner.
+
+    Only what has changed since the last time is done again.
+    """
     from mtdiff.demo import demonstrate
     from mtdiff.terminal import print_demo
 
@@ -249,31 +266,6 @@ def demo(
     if not as_json:
         print_demo(document)
     return document
-
-
-def _describe(part: Part) -> dict[str, Any]:
-    from mtdiff.argument_check import spell
-
-    arguments = {}
-    for argument in part.arguments.values():
-        described: dict[str, Any] = {"type": spell(argument.annotation), "required": argument.required}
-        if not argument.required:
-            described["default"] = json.loads(json.dumps(argument.default, default=str))
-        arguments[argument.name] = described | {"doc": argument.doc}
-    return {"summary": part.summary, "runtime": list(part.runtime), "arguments": arguments}
-
-
-def _error_document(error: MTDiffError) -> dict[str, Any]:
-    problems = [
-        {
-            "file": problem.place.source if problem.place else None,
-            "line": problem.place.line if problem.place else None,
-            "key": problem.key,
-            "message": problem.message,
-        }
-        for problem in getattr(error, "problems", [])
-    ]
-    return {"error": {"type": type(error).__name__, "message": str(error), "problems": problems}}
 
 
 @contextlib.contextmanager

@@ -122,9 +122,7 @@ def _claim(folder: Path, settings: dict[str, Any], versions: dict[str, str], *, 
     path = folder / SETTINGS
     if not path.is_file():
         if any((folder / name).exists() for name in (MANIFEST, *FOLDERS.values())):
-            raise DataError(
-                f"{folder}: holds trajectories that were not collected here; choose another folder."
-            )
+            raise DataError(f"{folder}: holds trajectories that were not collected here; choose another folder.")
         write_beside(path, json.dumps({**settings, "versions": versions}, indent=2) + "\n")
         return
     try:
@@ -179,9 +177,7 @@ def _record(
             worker = Worker(name=f"collection worker {i}", server=server, arguments=arguments)
             pool.append(worker)
             under_way[worker.connection] = (worker, deque())
-        for _ in range(
-            2
-        ):  # one episode being recorded, one waiting, so that no worker waits for this process
+        for _ in range(2):  # one episode being recorded, one waiting, so that no worker waits for this process
             for worker, queue in under_way.values():
                 give(worker, queue)
         while busy := [connection for connection, (_, queue) in under_way.items() if queue]:
@@ -226,9 +222,7 @@ class _Recorder:
             self.close()
             self.environment = self.suite.make(task)
             self.demonstrator = self.suite.demonstrator(task)
-        return self.source.record(
-            self.suite, self.environment, self.demonstrator, split=split, episode=episode
-        )
+        return self.source.record(self.suite, self.environment, self.demonstrator, split=split, episode=episode)
 
     def close(self) -> None:
         if self.environment is not None:

@@ -21,9 +21,7 @@ def pipeline_folder(source: str | Path) -> Path | None:
     if not folder.exists():
         return None
     if (folder / "recipe.yaml").is_file():
-        raise MTDiffError(
-            f"{folder}: this run has not finished training; go on with `mtdiff train ... --resume`"
-        )
+        raise MTDiffError(f"{folder}: this run has not finished training; go on with `mtdiff train ... --resume`")
     raise MTDiffError(f"{folder}: neither a run nor a saved pipeline; it has no model_index.json")
 
 

@@ -11,62 +11,102 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mtdiff.argument_check import show
 from mtdiff.errors import MTDiffError
 from mtdiff.recipe.check import rule
-from mtdiff.registry import BACKBONES, CONDITIONING, DATA, REPRESENTATIONS, SCHEDULERS, SUITES
+from mtdiff.registry import (
+    BACKBONES,
+    CONDITIONING,
+    DATA,
+    REPRESENTATIONS,
+    SCHEDULERS,
+    SUITES,
+    PartSpec,
+    Registry,
+)
+from mtdiff.schedulers.vp import SCHEDULE_ARGUMENTS
 
 Values = dict[str, Any]
 Found = Iterator[tuple[str, str]]
+
+MEASURES = {
+    "backbone": ("width",),
+    "representation": ("horizon",),
+    "scheduler": SCHEDULE_ARGUMENTS,
+    "sampling.scheduler": SCHEDULE_ARGUMENTS,
+}
+"""Arguments that every part of a section takes, because other parts are built or checked by them."""
 
 
 @rule
 def parts_can_be_built(values: Values) -> Found:
     """Every part accepts its arguments, and the backbone fits the representation and the conditions."""
-    import torch
-
     from mtdiff.conditioning.encoder import Role
 
-    faults: list[tuple[str, str]] = []
+    faults = list(_unmeasured(values))
+    if faults:
+        yield from faults
+        return
     for section, registry in (("suite", SUITES), ("data", DATA), ("scheduler", SCHEDULERS)):
         with _collect(faults, section):
             registry.build(values[section])
+    solver = values["sampling"]["scheduler"]
+    if solver is not None and not any(section == "scheduler" for section, _ in faults):
+        noise = {key: values["scheduler"][key] for key in SCHEDULE_ARGUMENTS}
+        with _collect(faults, "sampling.scheduler"):
+            SCHEDULERS.build({**solver, **noise})
     roles = [
         Role(name=name, num_tokens=part.num_tokens, lifetime=part.lifetime, added=part.added)
         for name, part in _encoders(values, faults).items()
     ]
-    representation = None
-    with torch.device("meta"):
-        with _collect(faults, "representation"):
-            representation = REPRESENTATIONS.build(values["representation"], **_sizes(values))
-        if representation is not None:
-            with _collect(faults, "backbone"):
-                BACKBONES.build(
-                    values["backbone"],
-                    channels=representation.channels,
-                    horizon=representation.horizon,
-                    roles=roles,
-                )
+    with _collect(faults, "representation"):
+        representation = _on_meta(REPRESENTATIONS, values["representation"], **_sizes(values))
+        sizes = {"channels": representation.channels, "horizon": representation.horizon, "roles": roles}
+        with _collect(faults, "backbone"):
+            _on_meta(BACKBONES, values["backbone"], **sizes)
     yield from faults
+
+
+@rule
+def roles_can_live_together(values: Values) -> Found:
+    """A role names a module of the model, and two roles that show prompts or histories show the same."""
+    from torch import nn
+
+    asked: dict[str, tuple[str, Any]] = {}
+    for role in values["conditioning"]:
+        if not role.isidentifier() or hasattr(nn.ModuleDict(), role):
+            yield f"conditioning.{role}", "cannot be the name of a role. Take a word such as 'task'"
+    if any(_unmeasured(values)):
+        return
+    for role, part in _encoders(values, []).items():
+        for key, value in part.window().items():
+            first, other = asked.setdefault(key, (role, value))
+            if other != value:
+                yield (
+                    f"conditioning.{role}",
+                    f"must have the same {key} as conditioning.{first}, {show(other)}, got {show(value)}",
+                )
 
 
 @rule
 def sampling_fits_training(values: Values) -> Found:
     """A plan is not sampled longer, or guided by more, than was trained."""
-    sampling, timesteps = values["sampling"], values["scheduler"]["num_train_timesteps"]
+    sampling, scheduler = values["sampling"], values["scheduler"]
+    timesteps = scheduler.get("num_train_timesteps", sampling["num_inference_steps"])
     if sampling["num_inference_steps"] > timesteps:
         yield (
             "sampling.num_inference_steps",
-            f"at most scheduler.num_train_timesteps={timesteps}, got {sampling['num_inference_steps']}",
+            f"must be at most scheduler.num_train_timesteps={timesteps}, got {sampling['num_inference_steps']}",
         )
-    horizon = values["representation"]["horizon"]
+    horizon = values["representation"].get("horizon", sampling["execute"])
     if sampling["execute"] > horizon:
-        yield "sampling.execute", f"at most representation.horizon={horizon}, got {sampling['execute']}"
+        yield "sampling.execute", f"must be at most representation.horizon={horizon}, got {sampling['execute']}"
     withheld = [role for role, part in values["conditioning"].items() if part.get("dropout")]
     if sampling["guidance_scale"] != 1.0 and not withheld:
         roles = ", ".join(values["conditioning"]) or "none"
         yield (
             "sampling.guidance_scale",
-            f"only 1.0 without a condition that is trained with dropout, got {sampling['guidance_scale']}. "
+            f"must be 1.0 without a condition that is trained with dropout, got {sampling['guidance_scale']}. "
             f"Give one of the conditions ({roles}) a dropout above 0",
         )
 
@@ -74,6 +114,8 @@ def sampling_fits_training(values: Values) -> Found:
 @rule
 def prompts_are_long_enough(values: Values) -> Found:
     """Prompt demonstrations exist, and have the steps that a prompt shows."""
+    if any(_unmeasured(values)):
+        return
     windows = {role: part.window() for role, part in _encoders(values, []).items()}
     prompts = {role: window["prompt"] for role, window in windows.items() if "prompt" in window}
     data = values["data"]
@@ -83,14 +125,25 @@ def prompts_are_long_enough(values: Values) -> Found:
         role = next(iter(prompts))
         yield (
             "data.prompts_per_task",
-            f"at least 1, because conditioning.{role} shows prompts, got {data['prompts_per_task']}",
+            f"must be at least 1, because conditioning.{role} shows prompts, got {data['prompts_per_task']}",
         )
     for role, length in prompts.items():
-        if length > data["prompt_min_steps"]:
-            yield (
-                f"conditioning.{role}.length",
-                f"at most data.prompt_min_steps={data['prompt_min_steps']}, got {length}",
-            )
+        shortest = data.get("prompt_min_steps", length)
+        if length > shortest:
+            yield f"conditioning.{role}.length", f"must be at most data.prompt_min_steps={shortest}, got {length}"
+
+
+def _unmeasured(values: Values) -> Found:
+    """Parts, of others, that lack an argument which the rest of a recipe is built by."""
+    for section, needed in MEASURES.items():
+        registry = {"backbone": BACKBONES, "representation": REPRESENTATIONS}.get(section, SCHEDULERS)
+        spec = values["sampling"]["scheduler"] if section == "sampling.scheduler" else values[section]
+        if spec is None:
+            continue
+        part = registry[spec["name"]]
+        missing = [key for key in needed if key not in part.arguments]
+        if missing:
+            yield section, f"'{part.name}' must take {', '.join(missing)}, as every {part.kind} does"
 
 
 def _sizes(values: Values) -> dict[str, int]:
@@ -105,14 +158,25 @@ def _sizes(values: Values) -> dict[str, int]:
 
 def _encoders(values: Values, faults: list[tuple[str, str]]) -> dict[str, Any]:
     """The condition encoders that can be built, by role; what the others say goes into `faults`."""
+    sizes, parts = _sizes(values), {}
+    for role, spec in values["conditioning"].items():
+        with _collect(faults, f"conditioning.{role}"):
+            parts[role] = _on_meta(CONDITIONING, spec, **sizes)
+    return parts
+
+
+def _on_meta(registry: Registry, spec: PartSpec, **sizes: Any) -> Any:
+    """Build a part without memory for its weights; for real where it reads numbers while it is built."""
     import torch
 
-    sizes, parts = _sizes(values), {}
-    with torch.device("meta"):
-        for role, spec in values["conditioning"].items():
-            with _collect(faults, f"conditioning.{role}"):
-                parts[role] = CONDITIONING.build(spec, **sizes)
-    return parts
+    try:
+        with torch.device("meta"):
+            return registry.build(spec, **sizes)
+    except RuntimeError as error:
+        if "meta tensor" not in str(error):
+            raise
+    with torch.random.fork_rng(devices=[]):
+        return registry.build(spec, **sizes)
 
 
 @contextmanager

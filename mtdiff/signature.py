@@ -81,9 +81,7 @@ def read_arguments(target: Callable[..., Any], *, runtime: tuple[str, ...] = ())
     factories: dict[str, Any] = {}
     if isinstance(target, type) and dataclasses.is_dataclass(target):
         fields = dataclasses.fields(target)
-        factories = {
-            f.name: f.default_factory for f in fields if f.default_factory is not dataclasses.MISSING
-        }
+        factories = {f.name: f.default_factory for f in fields if f.default_factory is not dataclasses.MISSING}
     arguments = {}
     for parameter in parameters:
         name = parameter.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from mtdiff.argument_check import spell
 from mtdiff.recipe.finding import show_path
+from mtdiff.recipe.yaml_lines import PLAIN
 
 if TYPE_CHECKING:
     from mtdiff.recipe import Recipe
@@ -23,22 +25,21 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=False)
 
 
-def print_parts(found: dict[str, list[Part]]) -> None:
-    """Print parts by kind with their summaries."""
+def print_parts(found: dict[str, list[Part]], settings: Iterable[str]) -> None:
+    """Print parts by kind with their summaries, and where to find more."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("kind", style="dim", no_wrap=True)
     table.add_column("part", style="bold cyan", no_wrap=True)
     table.add_column("what it is")
     for kind, members in found.items():
         for i, part in enumerate(members):
-            table.add_row(
-                kind if i == 0 else "", part.name, Text(part.summary), end_section=i == len(members) - 1
-            )
+            table.add_row(kind if i == 0 else "", part.name, Text(part.summary), end_section=i == len(members) - 1)
         if not members:
             table.add_row(kind, "", Text("none", style="dim"), end_section=True)
     out = console()
     out.print(table)
-    out.print("[dim]mtdiff parts NAME shows a part's arguments.[/dim]")
+    out.print("[dim]mtdiff parts NAME shows what a part takes, or a section of settings:[/dim]")
+    out.print(f"[dim]{', '.join(settings)}.[/dim]")
 
 
 def print_part(part: Part) -> None:
@@ -66,13 +67,16 @@ def print_part(part: Part) -> None:
 def print_recipe(recipe: Recipe) -> None:
     """Print every value of a recipe and where it comes from."""
     out = console()
-    out.print(Text.assemble((recipe.name, "bold cyan"), "  is valid  ", (recipe.hash(), "bold green")))
+    out.print(Text.assemble((recipe.name, "bold cyan"), " is valid, hash ", (recipe.hash(), "bold green")))
     for i, file in enumerate(recipe.files):
-        out.print(Text(f"{'extends ' if i else ''}{show_path(file)}", style="dim"))
+        out.print(Text(f"{'extends ' if i else ''}{show_path(file)}", style="dim"), soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("key", no_wrap=True)
     table.add_column("value")
     table.add_column("from", style="dim", overflow="fold")
+    # The files are listed in full above; here the line is what must be legible.
+    names = {show_path(file): file.name for file in recipe.files}
+    short = names if len(set(names.values())) == len(names) else {}
 
     def rows(values: dict[str, Any], path: tuple[str, ...]) -> None:
         for key, value in values.items():
@@ -82,6 +86,8 @@ def print_recipe(recipe: Recipe) -> None:
             origin = recipe.origin(".".join((*here, "name") if "name" in nested else here))
             if nested and "name" not in nested:
                 origin = ""
+            file, colon, line = origin.rpartition(":")
+            origin = f"{short.get(file, file)}{colon}{line}"
             style = "dim" if origin == "default" else ""
             label = Text("  " * len(path) + key, style="bold" if not path else "")
             cell = Text(str(shown), style="bold cyan" if "name" in nested else style)
@@ -91,9 +97,7 @@ def print_recipe(recipe: Recipe) -> None:
     rows(recipe.values, ())
     out.print(table)
     if recipe.vary is not None:
-        out.print(
-            Text("vary: spans a grid, which mtdiff ablate runs; the table shows the recipe without it.")
-        )
+        out.print(Text("vary: the axes of a grid are kept as written; the table and the hash are without them."))
 
 
 def print_collected(summary: dict[str, Any]) -> None:
@@ -174,8 +178,10 @@ def print_demo(document: dict[str, Any]) -> None:
 
 def _spell(value: Any) -> str:
     """Return a value as YAML has it."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_spell, value))}]"
     if isinstance(value, str):
-        return value if value else "''"
+        return repr(value) if any(form.fullmatch(value) for form in PLAIN.values()) else value
     return json.dumps(value, default=str, ensure_ascii=False)
 
 

@@ -52,8 +52,7 @@ def test_faults_vanish_with_competence():
         "noise": (0.05, 0.25),
     }  # fmt: skip
     drawn = {
-        c: [Faults.draw(np.random.default_rng(s), competence=c, **knobs) for s in range(400)]
-        for c in (0.0, 0.5, 1.0)
+        c: [Faults.draw(np.random.default_rng(s), competence=c, **knobs) for s in range(400)] for c in (0.0, 0.5, 1.0)
     }
     for c, faults in drawn.items():
         lengths = [np.linalg.norm(f.bias) for f in faults]
@@ -66,13 +65,9 @@ def test_faults_vanish_with_competence():
     wrong = Faults(bias=np.array([0.1, 0, 0, 0]), stall_step=2, gripper=True, sigma=0.0)
     apply = {"gripper_channel": 3, "rng": np.random.default_rng(0)}
     wanted = np.float32([0.5, 0, -1, 0.75])
-    np.testing.assert_allclose(
-        wrong.apply(wanted, step=0, last=None, **apply), [0.6, 0, -1, -0.75], rtol=1e-6
-    )
+    np.testing.assert_allclose(wrong.apply(wanted, step=0, last=None, **apply), [0.6, 0, -1, -0.75], rtol=1e-6)
     last = np.float32([0.1, 0.2, 0.3, -0.4])
-    np.testing.assert_array_equal(
-        wrong.apply(wanted, step=2, last=last, **apply), np.float32([0, 0, 0, -0.4])
-    )
+    np.testing.assert_array_equal(wrong.apply(wanted, step=2, last=last, **apply), np.float32([0, 0, 0, -0.4]))
 
 
 def test_competence_decides_about_success():
@@ -163,28 +158,29 @@ def test_one_worker_and_damage_lead_to_the_same_dataset(folder, tmp_path, capfd)
     assert not list(path.rglob("*.partial"))
 
 
-def test_ctrl_c_keeps_finished_shards(folder, tmp_path):
-    path = tmp_path / "d"
+def test_ctrl_c_keeps_finished_shards(tmp_path):
+    path, suite, many = tmp_path / "d", {"tasks": ["reach-v3"]}, {"trajectories_per_task": 120, "prompts_per_task": 1}
     script = (
         "from mtdiff.collection import *; from mtdiff.environments.metaworld import *\n"
-        f"collect(suite=MetaWorld(**{SUITE}), source=Collected(**{EXPERT}), folder={str(path)!r}, workers=1)"
+        f"collect(suite=MetaWorld(**{suite}), source=Collected(**{many}), folder={str(path)!r}, workers=1)"
     )  # a script without `if __name__ == '__main__'`
     process = subprocess.Popen(
         [sys.executable, "-c", script], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    for _ in range(600):
-        if list(path.glob("data/*.parquet")):
+    for _ in range(6000):
+        if list(path.glob("data/*.parquet")):  # the first of five shards: the other four take far longer than a poll
             break
-        time.sleep(0.05)
+        time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
     assert process.returncode != 0
     assert out == ""
     assert err.count("Traceback") == 1
     assert not (path / "dataset.json").exists()
-    result = collect(suite=MetaWorld(**SUITE), source=Collected(**EXPERT), folder=path, progress=False)
-    assert 0 < result["collected"] <= 33
-    assert result["fingerprints"]["trajectories"] == TrajectoryDataset.load(folder).fingerprint
+    arguments = {"suite": MetaWorld(**suite), "source": Collected(**many), "progress": False}
+    resumed = collect(**arguments, folder=path)
+    assert 0 < resumed["collected"] < 121
+    assert resumed["fingerprints"] == collect(**arguments, folder=tmp_path / "whole")["fingerprints"]
 
 
 def test_a_folder_of_other_settings_is_refused(folder, tmp_path):
@@ -198,9 +194,7 @@ def test_a_folder_of_other_settings_is_refused(folder, tmp_path):
     with pytest.raises(DataError, match=r"suite.goal_visible is True there and False now"):
         collect(suite=MetaWorld(**SUITE, goal_visible=False), source=Collected(**EXPERT), folder=folder)
     (tmp_path / "data").mkdir()
-    with pytest.raises(
-        DataError, match=r"holds trajectories that were not collected here; choose another folder."
-    ):
+    with pytest.raises(DataError, match=r"holds trajectories that were not collected here; choose another folder."):
         collect(suite=suite, source=Collected(**EXPERT), folder=tmp_path)
 
 
@@ -230,9 +224,7 @@ def test_a_dead_worker_is_named(tmp_path, monkeypatch):
 def test_an_expert_that_keeps_failing_is_an_error(tmp_path):
     source = Collected(trajectories_per_task=1, prompts_per_task=0, max_attempts=2, steps=5)
     with pytest.raises(DataError) as caught:
-        collect(
-            suite=MetaWorld(tasks="push"), source=source, folder=tmp_path / "d", workers=1, progress=False
-        )
+        collect(suite=MetaWorld(tasks="push"), source=source, folder=tmp_path / "d", workers=1, progress=False)
     assert str(caught.value) == (
         "push-v3: the scripted expert failed 2 times in a row with noise up to 0.3 "
         "(trajectories, episode 0). Lower data.noise or raise data.max_attempts."
@@ -259,9 +251,7 @@ def test_refused_arguments(arguments, message):
 
 def test_episodes_longer_than_the_suites_are_refused(tmp_path):
     suite = MetaWorld(tasks="reach", max_steps=100)
-    with pytest.raises(
-        DataError, match=r"data.steps: episodes of metaworld have at most 100 steps, got 150."
-    ):
+    with pytest.raises(DataError, match=r"data.steps: episodes of metaworld have at most 100 steps, got 150."):
         collect(suite=suite, source=Collected(steps=150), folder=tmp_path / "d")
     assert not (tmp_path / "d").exists()
 

@@ -133,9 +133,7 @@ def test_rows_agree_with_the_episodes(expert):
 
 
 def test_seeds_are_evaluations_own(expert):
-    assert [e.seed for e in expert.episodes] == [
-        seed_of(0, "evaluation", e.task, e.episode) for e in expert.episodes
-    ]
+    assert [e.seed for e in expert.episodes] == [seed_of(0, "evaluation", e.task, e.episode) for e in expert.episodes]
     others = {seed_of(0, purpose, t, n) for purpose in ("data", "prompts") for t in TASKS for n in range(50)}
     assert not others & {e.seed for e in expert.episodes}
 
@@ -171,9 +169,7 @@ def test_finished_slots_leave_the_batch(suite):
             return super().act(states, slots)
 
     agent = Watching(suite)
-    result = evaluate(
-        agent, suite, settings=Evaluation(episodes_per_task=2, max_steps=120, workers=2), progress=False
-    )
+    result = evaluate(agent, suite, settings=Evaluation(episodes_per_task=2, max_steps=120, workers=2), progress=False)
     assert sum(agent.batches) == sum(e.steps for e in result.episodes)
     assert agent.batches == sorted(agent.batches, reverse=True)
 
@@ -224,9 +220,7 @@ def test_messages(suite):
     agent = Held([0, 0, 0, 0])
     with pytest.raises(MTDiffError, match=r"unknown task 'reach-v4'\. Allowed: .* Did you mean 'reach-v3'\?"):
         evaluate(agent, suite, tasks=["reach-v4"])
-    with pytest.raises(
-        MTDiffError, match=r"evaluation\.max_steps: should be at most 500 \(metaworld\), got 501\."
-    ):
+    with pytest.raises(MTDiffError, match=r"evaluation\.max_steps: should be at most 500 \(metaworld\), got 501\."):
         evaluate(agent, suite, settings=Evaluation(max_steps=501))
     with pytest.raises(RecipeError, match=r"^episodes_per_task: should be at least 1, got 0\.$"):
         Evaluation(episodes_per_task=0)

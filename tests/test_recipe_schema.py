@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from toy_recipes import TABLE, load
 
-from mtdiff.recipe import (
-    json_schema,
-)
+from mtdiff.recipe import json_schema, load_recipe, shipped_recipes
+from mtdiff.recipe.yaml_lines import read
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +87,20 @@ def test_the_json_schema_carries_docs_and_defaults() -> None:
     assert schema["properties"]["sampling"]["properties"]["steps"]["description"] == "how many."
     assert schema["properties"]["seed"]["description"] == "Seed."
     assert schema["properties"]["backbone"]["default"] == "gpt2"
+
+
+def test_the_schema_of_mtdiffs_own_parts_accepts_every_shipped_recipe_and_rejects_bad_ones() -> None:
+    schema = json_schema()
+    shipped = shipped_recipes()
+    assert shipped
+    for name, path in shipped.items():
+        written = read(path, name)[0].plain()
+        assert accepts(schema, written, schema), name
+        assert accepts(schema, load_recipe(name).values, schema), f"{name}, resolved"
+        wrong: list[dict[str, Any]] = [
+            {"bakcbone": "gpt2"}, {"backbone": "gtp2"}, {"backbone": {"name": "gpt2", "n_layers": 3}},
+            {"backbone": {"name": "gpt2", "num_layers": "four"}}, {"training": {"updates": 1.5}}, {"seed": -1},
+            {"sampling": {"scheduler": {"name": "ddpm", "beta_min": 0.2}}}, {"conditioning": {"task": "prompt"}},
+        ]  # fmt: skip
+        for change in wrong:
+            assert not accepts(schema, written | change, schema), (name, change)

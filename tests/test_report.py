@@ -44,9 +44,7 @@ def report(results) -> Report:
         result=right,
         swapped=wrong,
         others={"scripted": right},
-        metrics=[
-            {"update": k, "loss": 1 / (k + 1), "val_loss": 1 / (k + 1) if k % 2 else None} for k in range(50)
-        ],
+        metrics=[{"update": k, "loss": 1 / (k + 1), "val_loss": 1 / (k + 1) if k % 2 else None} for k in range(50)],
         videos={"reach-v3": Video(mp4=b"film", success=True, steps=51)},
         latency={"one environment": {"plans": 20, "batch": 1.0, "p50": 0.0213, "p95": 0.0254}, "none": None},
         data=[{"task": "reach-v3", "episodes": 1234, "success_rate": 0.98, "mean_return": 451.26}],

@@ -124,9 +124,7 @@ def test_fingerprints(data, episodes):
 def test_shards_are_cut_by_number(tmp_path):
     data = TrajectoryDataset.from_trajectories([episode(2, seed=s) for s in range(53)])
     data.save(tmp_path / "d")
-    assert sorted(path.name for path in (tmp_path / "d/data").iterdir()) == [
-        f"a-0000{i}.parquet" for i in range(3)
-    ]
+    assert sorted(path.name for path in (tmp_path / "d/data").iterdir()) == [f"a-0000{i}.parquet" for i in range(3)]
     assert TrajectoryDataset.load(tmp_path / "d").fingerprint == data.fingerprint
     assert TrajectoryDataset.load(tmp_path / "d").labels == data.labels
 
@@ -141,9 +139,7 @@ def test_datasets_reads_the_folder(data, tmp_path, monkeypatch):
     assert rows.features["states"] == datasets.List(datasets.List(datasets.Value("float32"), length=5))
     np.testing.assert_array_equal(np.array(rows[2]["states"], np.float32), data[2].states)
     assert rows["steps"] == data.lengths.tolist()
-    prompts = datasets.load_dataset(
-        str(tmp_path / "d"), "prompts", split="train", cache_dir=str(tmp_path / "cache")
-    )
+    prompts = datasets.load_dataset(str(tmp_path / "d"), "prompts", split="train", cache_dir=str(tmp_path / "cache"))
     assert prompts["task"] == ["a"]
 
 
@@ -159,9 +155,7 @@ def test_damaged_folders_are_refused(data, tmp_path):
     mend = "Collect again into this folder to mend it.$"
 
     shard.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
-    with pytest.raises(
-        DataError, match=rf"^{shard}: has changed since it was written \(its sha256 differs.*{mend}"
-    ):
+    with pytest.raises(DataError, match=rf"^{shard}: has changed since it was written \(its sha256 differs.*{mend}"):
         TrajectoryDataset.load(folder)
     shard.write_bytes(whole[:100])
     with pytest.raises(DataError, match=rf"^{shard}: has 100 bytes, should have {len(whole)}. {mend}"):

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from mtdiff.data.exact import ExactModel
 from mtdiff.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Normalization:
             raise RecipeError(f"clip: should be at least 0, got {self.clip}.")
 
 
-class Normalizer(ModelMixin, ConfigMixin):
+class Normalizer(ExactModel):
     """Affine maps for states and actions, kept in single precision whatever the pipeline is cast to.
 
     Args:
@@ -51,9 +51,6 @@ class Normalizer(ModelMixin, ConfigMixin):
         action_dim: A.
         clip: normalised states are clipped to plus and minus this; 0 turns it off.
     """
-
-    # diffusers keeps these out of `from_pretrained(dtype=...)`; `_apply` keeps them out of `.to(dtype)`.
-    _keep_in_fp32_modules = ["state_loc", "state_scale", "action_loc", "action_scale"]  # noqa: RUF012
 
     @register_to_config
     def __init__(self, *, state_dim: int, action_dim: int, clip: float = 6.0):
@@ -63,19 +60,10 @@ class Normalizer(ModelMixin, ConfigMixin):
         self.register_buffer("action_loc", torch.zeros(action_dim))
         self.register_buffer("action_scale", torch.ones(action_dim))
 
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        exact = dict(self.named_buffers())
-        super()._apply(fn, recurse)
-        for name, buffer in exact.items():
-            setattr(self, name, buffer.to(getattr(self, name).device))
-        return self
-
     @classmethod
     def fit(cls, dataset: TrajectoryDataset, settings: Normalization) -> Normalizer:
         """Measure the maps on all steps of all tasks together, so that one model serves every task."""
-        normalizer = cls(
-            state_dim=dataset.states.shape[1], action_dim=dataset.actions.shape[1], clip=settings.clip
-        )
+        normalizer = cls(state_dim=dataset.states.shape[1], action_dim=dataset.actions.shape[1], clip=settings.clip)
         last = dataset.offsets[1:] - 1  # the row after an episode's last step has a state but no action
         actions = np.delete(dataset.actions, last, axis=0)
         for name, values, scale in (

@@ -42,9 +42,7 @@ def write_beside(path: Path, text: str) -> None:
     os.replace(beside, path)
 
 
-def write_manifest(
-    folder: Path, *, shards: Mapping[str, Sequence[str]], tasks: Sequence[str], metadata: Any
-) -> None:
+def write_manifest(folder: Path, *, shards: Mapping[str, Sequence[str]], tasks: Sequence[str], metadata: Any) -> None:
     """Finish a folder whose shards are all there: the card, then the manifest.
 
     Args:
@@ -96,9 +94,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         what = "is not complete (no dataset.json)" if (folder / "data").is_dir() else "holds no dataset"
-        raise DataError(
-            f"{folder}: {what}. Collect it, or collect it to its end, with the command `mtdiff collect`."
-        )
+        raise DataError(f"{folder}: {what}. Collect it, or collect it to its end, with the command `mtdiff collect`.")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["schema_version"]
@@ -146,9 +142,7 @@ def save(folder: Path, splits: Mapping[str, TrajectoryDataset]) -> None:
             episodes = np.flatnonzero(data.task_index == data.tasks.index(task))
             for number, start in enumerate(range(0, len(episodes), EPISODES_PER_SHARD)):
                 name = shard_name(split, task, number)
-                write_shard(
-                    folder / name, [data[int(e)] for e in episodes[start : start + EPISODES_PER_SHARD]]
-                )
+                write_shard(folder / name, [data[int(e)] for e in episodes[start : start + EPISODES_PER_SHARD]])
                 shards[split].append(name)
     write_manifest(folder, shards=shards, tasks=main.tasks, metadata=main.metadata)
 
@@ -161,17 +155,12 @@ def join(pieces: Sequence[TrajectoryDataset], *, tasks: Sequence[str], metadata:
     def all_of(name: str) -> NDArray[Any]:
         return np.concatenate([getattr(piece, name) for piece in pieces])
 
-    index = [
-        np.array([tasks.index(name) for name in piece.tasks], np.int64)[piece.task_index] for piece in pieces
-    ]
+    index = [np.array([tasks.index(name) for name in piece.tasks], np.int64)[piece.task_index] for piece in pieces]
     return TrajectoryDataset(
-        **{
-            name: all_of(name)
-            for name in ("states", "actions", "rewards", "success", "terminated", "truncated")
-        },
-        offsets=np.concatenate(
-            [[0], *(p.offsets[1:] + s for p, s in zip(pieces, starts, strict=False))]
-        ).astype(np.int64),
+        **{name: all_of(name) for name in ("states", "actions", "rewards", "success", "terminated", "truncated")},
+        offsets=np.concatenate([[0], *(p.offsets[1:] + s for p, s in zip(pieces, starts, strict=False))]).astype(
+            np.int64
+        ),
         task_index=np.concatenate(index),
         tasks=tasks,
         labels={key: [v for piece in pieces for v in piece.labels[key]] for key in pieces[0].labels},

@@ -91,9 +91,7 @@ class TrajectoryDataset:
         for e, episode in enumerate(episodes):
             where, own = f"episode {e} ({episode.task})", (episode.states.shape[1], episode.actions.shape[1])
             if own != widths:
-                raise DataError(
-                    f"{where}: state and action sizes should be those before, {widths}, got {own}."
-                )
+                raise DataError(f"{where}: state and action sizes should be those before, {widths}, got {own}.")
             if episode.labels.keys() != first.labels.keys():
                 raise DataError(f"{where}: labels should be {[*first.labels]}, got {[*episode.labels]}.")
             if episode.task not in names:
@@ -162,9 +160,7 @@ class TrajectoryDataset:
             columns["success"] = success
         for key, column in columns.items():
             if len(column) != count:
-                raise DataError(
-                    f"from_arrays: {key} should have one entry per episode, {count}, got {len(column)}."
-                )
+                raise DataError(f"from_arrays: {key} should have one entry per episode, {count}, got {len(column)}.")
         never = [np.zeros(len(np.asarray(part)), bool) for part in actions]
         episodes = [
             Trajectory(

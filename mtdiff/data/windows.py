@@ -58,12 +58,8 @@ class Windows:
         self._states, self._actions = _model_space(dataset, normalizer, device)
         episode_of_row = np.repeat(np.arange(len(dataset)), dataset.lengths + 1)
         first, last = dataset.offsets[:-1], dataset.offsets[1:] - 1
-        self._first = torch.from_numpy(first[episode_of_row]).to(
-            device
-        )  # (R,) first row of the row's episode
-        self._last = torch.from_numpy(last[episode_of_row]).to(
-            device
-        )  # (R,) its final state, which has no action
+        self._first = torch.from_numpy(first[episode_of_row]).to(device)  # (R,) first row of the row's episode
+        self._last = torch.from_numpy(last[episode_of_row]).to(device)  # (R,) its final state, which has no action
         acting = np.flatnonzero(np.arange(len(episode_of_row)) != last[episode_of_row])
         rows, self._base, self._count = _by_task(acting, dataset.task_index[episode_of_row[acting]], self.tasks)
         self._rows = rows.to(device)
@@ -157,11 +153,7 @@ class PromptWindows:
             if shortest < length:
                 raise DataError(
                     f"task {task}: a prompt of {length} steps is asked for, but "
-                    + (
-                        f"its shortest demonstration has {shortest}"
-                        if len(episodes)
-                        else "it has no demonstration"
-                    )
+                    + (f"its shortest demonstration has {shortest}" if len(episodes) else "it has no demonstration")
                 )
         order = np.concatenate(self._number)
         counts = np.array([len(episodes) for episodes in self._number])

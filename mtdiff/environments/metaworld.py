@@ -94,9 +94,7 @@ class MetaWorld:
         reward: Literal["v1", "v2"] = "v2",
     ) -> None:
         if not 1 <= max_steps <= LIMIT:
-            raise RecipeError(
-                f"suite.max_steps: Meta-World's episodes have 1 to {LIMIT} steps, got {max_steps}."
-            )
+            raise RecipeError(f"suite.max_steps: Meta-World's episodes have 1 to {LIMIT} steps, got {max_steps}.")
         if reward not in ("v1", "v2"):
             raise RecipeError(f"suite.reward: {choices('reward', reward, ('v1', 'v2'))}")
         self.tasks = resolve_tasks(tasks)

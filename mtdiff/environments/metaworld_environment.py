@@ -163,14 +163,10 @@ class MetaWorldEnvironment:
         """
         steps = self._begun("step")
         if steps >= self.max_steps:
-            raise EnvironmentFault(
-                f"{self.task}: the episode ended after {steps} steps; reset before the next step."
-            )
+            raise EnvironmentFault(f"{self.task}: the episode ended after {steps} steps; reset before the next step.")
         action = np.asarray(action, dtype=np.float32)
         if action.shape != (ACTION_DIM,) or not np.isfinite(action).all():
-            raise EnvironmentFault(
-                f"{self.task}: an action is {ACTION_DIM} finite numbers, got {action.tolist()}."
-            )
+            raise EnvironmentFault(f"{self.task}: an action is {ACTION_DIM} finite numbers, got {action.tolist()}.")
         self._take_model()
         state, reward, _, _, info = self._env.step(np.clip(action, -1.0, 1.0))
         self._steps = steps + 1

@@ -101,9 +101,7 @@ def seed_of(seed: int, purpose: str, task: str, episode: int, attempt: int = 0) 
     if purpose not in PURPOSES:
         raise EnvironmentFault(f"seed_of: {choices('purpose', purpose, PURPOSES)}")
     if min(seed, episode, attempt) < 0:
-        raise EnvironmentFault(
-            f"seed_of: seed, episode and attempt are at least 0, got {seed}, {episode}, {attempt}."
-        )
+        raise EnvironmentFault(f"seed_of: seed, episode and attempt are at least 0, got {seed}, {episode}, {attempt}.")
     digest = hashlib.sha256(f"{purpose}/{task}".encode()).digest()
     key = [seed, int.from_bytes(digest[:8], "little"), episode, attempt]
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(11))

@@ -14,9 +14,7 @@ from mtdiff.environments.processes import Worker, available_cores
 from mtdiff.environments.suite import Environment, Suite, portable, rebuild
 from mtdiff.errors import EnvironmentFault, MTDiffError, choices
 
-MANY_TASKS = (
-    16  # from here on a worker gets few tasks rather than a few slots of every task: models take memory
-)
+MANY_TASKS = 16  # from here on a worker gets few tasks rather than a few slots of every task: models take memory
 
 
 class StepResult(NamedTuple):
@@ -46,9 +44,7 @@ class VectorEnv:
         EnvironmentFault: no slot, an unknown task or no worker.
     """
 
-    def __init__(
-        self, suite: Suite, tasks: Sequence[str], *, workers: int | None = None, render: bool = False
-    ) -> None:
+    def __init__(self, suite: Suite, tasks: Sequence[str], *, workers: int | None = None, render: bool = False) -> None:
         self.tasks = list(tasks)
         if not self.tasks:
             raise EnvironmentFault("VectorEnv: no slots; give it one task per slot.")
@@ -156,14 +152,11 @@ class VectorEnv:
         slots = np.arange(len(self.tasks)) if slots is None else np.asarray(slots, dtype=np.int64).reshape(-1)
         if len(np.unique(slots)) != len(slots) or ((slots < 0) | (slots >= len(self.tasks))).any():
             raise EnvironmentFault(
-                f"VectorEnv: slots should be different numbers from 0 to {len(self.tasks) - 1}, "
-                f"got {slots.tolist()}."
+                f"VectorEnv: slots should be different numbers from 0 to {len(self.tasks) - 1}, got {slots.tolist()}."
             )
         return slots
 
-    def _ask(
-        self, method: str, slots: NDArray[np.int64], arguments: Any
-    ) -> list[tuple[NDArray[np.int64], Any]]:
+    def _ask(self, method: str, slots: NDArray[np.int64], arguments: Any) -> list[tuple[NDArray[np.int64], Any]]:
         """Call `method(slots, *arguments(rows))` in every worker concerned; return (rows, answer) of each."""
         if self._fault is not None:
             raise EnvironmentFault(f"VectorEnv: {self._fault}; make a new one.")

@@ -73,9 +73,7 @@ def render(report: Report) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters.update(
-        percent=_percent, span=_span, duration=_duration, number=_number, cell=_cell, film=_film
-    )
+    environment.filters.update(percent=_percent, span=_span, duration=_duration, number=_number, cell=_cell, film=_film)
     rows = [{"label": "own prompt", "kind": "first", "result": report.result}]
     if report.swapped:
         rows.append({"label": "swapped prompt", "kind": "second", "result": report.swapped})

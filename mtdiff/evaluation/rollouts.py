@@ -58,9 +58,7 @@ def evaluate(
             raise MTDiffError(choices("task", name, suite.tasks))
     limit = settings.max_steps or suite.max_steps
     if limit > suite.max_steps:
-        raise MTDiffError(
-            f"evaluation.max_steps: should be at most {suite.max_steps} ({suite.name}), got {limit}."
-        )
+        raise MTDiffError(f"evaluation.max_steps: should be at most {suite.max_steps} ({suite.name}), got {limit}.")
 
     started = time.perf_counter()
     per_round = min(settings.episodes_per_task, max(1, settings.slots // len(tasks)))

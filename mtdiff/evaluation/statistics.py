@@ -43,9 +43,7 @@ def mean_of_rates(successes: Sequence[int], episodes: Sequence[int], confidence:
     """
     rates = np.asarray(successes, float) / np.asarray(episodes, float)
     limits = np.array([wilson(s, n, confidence) for s, n in zip(successes, episodes, strict=True)])
-    below, above = (
-        np.sqrt((gap**2).sum()) / len(rates) for gap in (rates - limits[:, 0], limits[:, 1] - rates)
-    )
+    below, above = (np.sqrt((gap**2).sum()) / len(rates) for gap in (rates - limits[:, 0], limits[:, 1] - rates))
     mean = float(rates.mean())
     return max(0.0, mean - float(below)), min(1.0, mean + float(above))
 

@@ -118,9 +118,7 @@ def record_all(
         EnvironmentFault: a simulator failed.
     """
     if size < 2 or size % 2:
-        raise MTDiffError(
-            f"video size: should be even, because H.264 stores colour at half size, got {size}."
-        )
+        raise MTDiffError(f"video size: should be even, because H.264 stores colour at half size, got {size}.")
     if reason := why_no_video():
         raise MTDiffError(reason)
     tasks = list(suite.tasks if tasks is None else tasks)

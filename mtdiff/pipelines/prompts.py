@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from mtdiff.data.exact import ExactModel
 from mtdiff.errors import DataError, choices
 
 
@@ -42,7 +42,7 @@ class Prompt:
             )
 
 
-class PromptLibrary(ModelMixin, ConfigMixin):
+class PromptLibrary(ExactModel):
     """Prompts by task, saved as safetensors with the pipeline: `pipe.prompts["reach-v3"]`.
 
     Args:
@@ -58,19 +58,6 @@ class PromptLibrary(ModelMixin, ConfigMixin):
             self.register_buffer(f"states_{number}", torch.zeros(count, length, state_dim))
             self.register_buffer(f"actions_{number}", torch.zeros(count, length, action_dim))
         self._numbers = {task: number for number, task in enumerate(shapes or {})}
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> PromptLibrary:
-        """Load a saved library; whatever the dtype asked for, prompts stay in single precision."""
-        return super().from_pretrained(*args, **{k: v for k, v in kwargs.items() if k not in ("dtype", "torch_dtype")})
-
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        # Physical units stay in single precision whatever the pipeline is cast to.
-        exact = dict(self.named_buffers())
-        super()._apply(fn, recurse)
-        for name, buffer in exact.items():
-            setattr(self, name, buffer.to(getattr(self, name).device))
-        return self
 
     @classmethod
     def from_prompts(cls, prompts: Mapping[str, list[Prompt]]) -> PromptLibrary:

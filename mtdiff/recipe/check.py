@@ -68,9 +68,7 @@ def import_modules(modules: Mapping[str, Place | None], *, allow: bool) -> list[
     return problems
 
 
-def resolve(
-    layers: Layers, *, sections: Sections, rules: Iterable[Rule] | None, allow_imports: bool
-) -> dict[str, Any]:
+def resolve(layers: Layers, *, sections: Sections, rules: Iterable[Rule] | None, allow_imports: bool) -> dict[str, Any]:
     """Return all values with defaults, in the order of `sections`.
 
     Raises:
@@ -146,7 +144,10 @@ class _Checker:
             self.note((key,), f"should be a mapping of roles to parts, got {show(node.plain())}.")
             return {}
         values = {}
-        for role, part in node.value.items():
+        # In one order however they are written: it decides the order of tokens, and the hash does not see it.
+        order = [*section.default, *sorted(set(node.value) - set(section.default))]
+        for role in (role for role in order if role in node.value):
+            part = node.value[role]
             if section.roles and role not in section.roles:
                 self.note((key, role), choices("role", role, section.roles))
             elif part.value is not None:
@@ -162,15 +163,29 @@ class _Checker:
         before = len(self.problems)
         values = self.arguments((key,), part, mapping, section.nested)
         if len(self.problems) == before:
+            self.ranges(key, part, values)
+        return values
+
+    def ranges(self, key: str, part: Part, values: Mapping[str, Any]) -> None:
+        """Note what the class of settings says about values that are of their types.
+
+        It raises at the first: that one is set back to its default, until there is nothing left to say.
+        """
+        tried = dict(values)
+        while True:
             try:
-                part.build(values)
+                part.build(tried)
             except (ValueError, MTDiffError) as error:
                 # The class knows what its arguments mean together. "width: should be ..." names one of them.
                 head, colon, tail = str(error).partition(": ")
-                named = colon and head in part.arguments
+                named = bool(colon) and head in part.arguments
                 path = (key, head) if named else (key,)
                 self.out_of_range.append(self.problem(path, tail if named else str(error)))
-        return values
+                if not named or head not in tried or part.arguments[head].required:
+                    return
+                del tried[head]
+            else:
+                return
 
     def part(
         self,
@@ -185,9 +200,7 @@ class _Checker:
         if node is not None and not isinstance(node.value, dict):
             names = ", ".join(registry.names())
             got = show(node.plain())
-            self.note(
-                path, f"should be a {registry.kind} or a mapping with its name, got {got}. Allowed: {names}."
-            )
+            self.note(path, f"should be a {registry.kind} or a mapping with its name, got {got}. Allowed: {names}.")
             return {}
         mapping = dict(node.value) if node is not None else {}
         name_node = mapping.pop("name", None)
@@ -231,7 +244,5 @@ class _Checker:
             if argument.nested is not None and key in values:
                 node = mapping.get(key) or from_plain(argument.default)
                 if node.value is not None or not argument.optional:
-                    values[key] = self.part(
-                        (*path, key), node, argument.nested.registry, None, argument.nested
-                    )
+                    values[key] = self.part((*path, key), node, argument.nested.registry, None, argument.nested)
         return values

@@ -39,6 +39,8 @@ def find_recipe(source: str | os.PathLike[str], *, beside: Path | None = None) -
         RecipeError: There is none; says which was probably meant.
     """
     text = os.fspath(source)
+    if not text.strip():
+        raise RecipeError(f"a recipe needs a name or a path, got '{text}'. Shipped: {', '.join(shipped_recipes())}.")
     path = (beside or Path()) / text
     if path.is_file():
         return path.resolve()

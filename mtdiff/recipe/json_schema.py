@@ -68,9 +68,7 @@ def json_schema(*, sections: Sections = SECTIONS) -> Schema:
     }
 
 
-def _parts(
-    registry: Registry, definitions: Schema, default: str | None, without: tuple[str, ...] = ()
-) -> Schema:
+def _parts(registry: Registry, definitions: Schema, default: str | None, without: tuple[str, ...] = ()) -> Schema:
     """Return `oneOf` a bare name, a name with its arguments, or arguments of a part named elsewhere."""
     names = registry.names()
     variants: list[Schema] = [{"type": "string", "enum": names}] if names else []
@@ -81,9 +79,7 @@ def _parts(
         if where not in definitions:
             definitions[where] = {}  # a part may contain its own kind
             variant = _arguments(part, definitions, without=without)
-            variant["properties"] = {"name": {"const": name, "description": part.summary}} | variant[
-                "properties"
-            ]
+            variant["properties"] = {"name": {"const": name, "description": part.summary}} | variant["properties"]
             definitions[where] = variant | {"required": ["name"], "title": name, "description": part.summary}
         variants.append({"$ref": f"#/$defs/{where}"})
         anywhere |= dict.fromkeys(definitions[where].get("properties", {}), True)

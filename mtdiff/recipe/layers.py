@@ -86,9 +86,7 @@ def read_layers(source: Any, overrides: Iterable[str], *, sections: Sections, sc
     tree = replace(merge(tree, line, sections), place=tree.place)
     vary = tree.value.get("vary", Node(None)).plain()
     values = {k: n for k, n in tree.value.items() if k not in ("extends", "imports", "schema", "vary")}
-    return Layers(
-        tree=replace(tree, value=values), files=tuple(files), imports=imports, vary=vary, problems=problems
-    )
+    return Layers(tree=replace(tree, value=values), files=tuple(files), imports=imports, vary=vary, problems=problems)
 
 
 def _mapping(document: Node, schema: int) -> Node:
@@ -102,9 +100,7 @@ def _mapping(document: Node, schema: int) -> Node:
     if isinstance(version.value, bool) or not isinstance(version.value, int) or version.value < 1:
         raise InvalidRecipe([Problem(version.place, "schema", f"should be {schema}, got {version.value!r}.")])
     if version.value > schema:
-        message = (
-            f"this recipe is of schema {version.value}, and this mtdiff reads up to {schema}. Upgrade mtdiff."
-        )
+        message = f"this recipe is of schema {version.value}, and this mtdiff reads up to {schema}. Upgrade mtdiff."
         raise InvalidRecipe([Problem(version.place, "schema", message)])
     return document
 
@@ -151,9 +147,7 @@ def read_overrides(overrides: Iterable[str], sections: Sections) -> tuple[Node, 
         except InvalidRecipe as error:
             problems += [Problem(COMMAND_LINE, key, problem.message) for problem in error.problems]
             continue
-        problems += [
-            Problem(COMMAND_LINE, f"{key}.{problem.key}".rstrip("."), problem.message) for problem in found
-        ]
+        problems += [Problem(COMMAND_LINE, f"{key}.{problem.key}".rstrip("."), problem.message) for problem in found]
         node = _unlined(parsed)
         for step in reversed(steps):
             node = Node({step: node}, COMMAND_LINE)
@@ -216,7 +210,7 @@ def merge(base: Node, over: Node, sections: Sections, *, nameless: bool = True) 
             inner = dict(below.value)
             for name, value in node.value.items():
                 inner[name] = _merge_part(inner[name], value, None) if name in inner else value
-            merged[key] = replace(below, value=inner)
+            merged[key] = replace(node, value=inner)
         else:
             merged[key] = _merge_part(below, node, None)
     return replace(base, value=merged)
@@ -231,7 +225,7 @@ def _merge_part(base: Node, over: Node, default: str | None) -> Node:
     merged = dict(base.value)
     for key, node in over.value.items():
         merged[key] = _merge_part(merged[key], node, None) if key in merged else node
-    return replace(base, value=merged)
+    return replace(over, value=merged)  # what is wrong with the whole is more likely the change's fault
 
 
 def _both_mappings(base: Node, over: Node) -> bool:

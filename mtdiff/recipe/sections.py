@@ -113,9 +113,7 @@ TRAINING_SCHEDULER = Nested(
 """A sampling scheduler: another solver over the noise that the model was trained with."""
 
 SECTIONS: Sections = {
-    "pipeline": ValueSection(
-        annotation=Literal["planner"], default="planner", doc="What is trained and saved."
-    ),
+    "pipeline": ValueSection(annotation=Literal["planner"], default="planner", doc="What is trained and saved."),
     "seed": ValueSection(
         annotation=Annotated[int, Ge(0)], default=0, doc="Seed of initial weights, batches and noise."
     ),
@@ -131,9 +129,7 @@ SECTIONS: Sections = {
         doc="What the model is told, by role; null removes a role.",
     ),
     "backbone": PartSection(registry=BACKBONES, default="gpt2", doc="The denoising network."),
-    "scheduler": PartSection(
-        registry=SCHEDULERS, default="ddpm", doc="The noise that the model is trained with."
-    ),
+    "scheduler": PartSection(registry=SCHEDULERS, default="ddpm", doc="The noise that the model is trained with."),
     "sampling": SettingsSection(
         target="mtdiff.pipelines.sampling:Sampling",
         nested={"scheduler": TRAINING_SCHEDULER},

@@ -32,9 +32,7 @@ PLAIN = {
     "null": re.compile(r"~|null|Null|NULL|"),
     "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
     "int": re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
-    "float": re.compile(
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-    ),
+    "float": re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
 }
 
 
@@ -66,9 +64,7 @@ class _Dumper(Emitter, Serializer, SafeRepresenter, _CoreResolver):  # type: ign
         sort_keys: bool = False,
         **emitter: Any,
     ) -> None:
-        serializer = {
-            k: emitter.pop(k) for k in ("encoding", "explicit_start", "explicit_end", "version", "tags")
-        }
+        serializer = {k: emitter.pop(k) for k in ("encoding", "explicit_start", "explicit_end", "version", "tags")}
         Emitter.__init__(self, stream, **emitter)
         Serializer.__init__(self, **serializer)
         SafeRepresenter.__init__(self, default_style, default_flow_style, sort_keys)
@@ -175,7 +171,10 @@ class _Builder:
         if name != "str" and not PLAIN[name].fullmatch(node.value):
             self._note(place, path, f"'{node.value}' is not of the type that its tag !!{name} says")
             return None
-        return scalar(name, node.value)
+        try:
+            return scalar(name, node.value)
+        except ValueError:  # Python reads no integer of thousands of digits, and no argument takes one
+            return node.value
 
     def _mapping(self, node: Any, path: tuple[str, ...]) -> dict[str, Node]:
         values: dict[str, Node] = {}

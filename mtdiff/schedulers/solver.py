@@ -84,8 +84,7 @@ def probe(scheduler: Any, num_inference_steps: int) -> Solver:
     limit = scheduler.config.num_train_timesteps
     if not 1 <= num_inference_steps <= limit:
         raise ValueError(
-            f"num_inference_steps: must be between 1 and the {limit} timesteps of training, "
-            f"got {num_inference_steps}"
+            f"num_inference_steps: must be between 1 and the {limit} timesteps of training, got {num_inference_steps}"
         )
     key = (name, num_inference_steps, repr(sorted((k, repr(v)) for k, v in scheduler.config.items())))
     if key not in _CACHE:

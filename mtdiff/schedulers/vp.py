@@ -31,9 +31,7 @@ def vp_betas(num_train_timesteps: int, beta_min: float = 0.1, beta_max: float = 
     if not 0 <= beta_min < beta_max:
         raise ValueError(f"beta_min, beta_max: need 0 <= beta_min < beta_max, got {beta_min}, {beta_max}")
     steps = num_train_timesteps
-    rate = [
-        beta_min / steps + (beta_max - beta_min) * (2 * k - 1) / (2 * steps**2) for k in range(1, steps + 1)
-    ]
+    rate = [beta_min / steps + (beta_max - beta_min) * (2 * k - 1) / (2 * steps**2) for k in range(1, steps + 1)]
     return [-math.expm1(-value) for value in rate]
 
 

@@ -85,9 +85,7 @@ class Collected:
             if value > 1:
                 raise RecipeError(f"data.{key}: a probability is at most 1, got {value}.")
         if not 0 <= stall_steps[0] <= stall_steps[1]:
-            raise RecipeError(
-                f"data.stall_steps: should be two numbers in order, at least 0, got {list(stall_steps)}."
-            )
+            raise RecipeError(f"data.stall_steps: should be two numbers in order, at least 0, got {list(stall_steps)}.")
         self.trajectories_per_task, self.prompts_per_task = trajectories_per_task, prompts_per_task
         self.quality: Literal["expert", "near_optimal", "sub_optimal"] = quality
         self.noise, self.least_noise, self.fault_noise = noise, least_noise, fault_noise
@@ -116,9 +114,7 @@ class Collected:
             return suite.max_steps
         steps = self.steps or min(LADDER_STEPS, suite.max_steps)
         if steps > suite.max_steps:
-            raise DataError(
-                f"data.steps: episodes of {suite.name} have at most {suite.max_steps} steps, got {steps}."
-            )
+            raise DataError(f"data.steps: episodes of {suite.name} have at most {suite.max_steps} steps, got {steps}.")
         return steps
 
     def record(
@@ -144,9 +140,7 @@ class Collected:
             c = 1.0 if prompt else competence(self.quality, episode, self.trajectories_per_task)
             faults = self._faults(rng, suite, c, prompt=prompt)
             origin = {"episode": episode, "quality": "prompt" if prompt else self.quality, "competence": c}
-            trajectory = self._run(
-                suite, environment, demonstrator, faults, rng, seed, split, origin, attempt
-            )
+            trajectory = self._run(suite, environment, demonstrator, faults, rng, seed, split, origin, attempt)
             if trajectory.success.any() or not must_succeed:
                 return trajectory
         noise = "without noise" if prompt else f"with noise up to {self.noise}"
@@ -156,13 +150,7 @@ class Collected:
         )
 
     def _faults(self, rng: np.random.Generator, suite: Suite, c: float, *, prompt: bool) -> Faults:
-        top = (
-            0.0
-            if prompt
-            else float(rng.uniform(0.0, self.noise))
-            if self.quality == "expert"
-            else self.least_noise
-        )
+        top = 0.0 if prompt else float(rng.uniform(0.0, self.noise)) if self.quality == "expert" else self.least_noise
         return Faults.draw(
             rng,
             competence=c,
