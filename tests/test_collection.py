@@ -161,7 +161,9 @@ def test_one_worker_and_damage_lead_to_the_same_dataset(folder, tmp_path, capfd)
 def test_ctrl_c_keeps_finished_shards(tmp_path):
     path, suite, many = tmp_path / "d", {"tasks": ["reach-v3"]}, {"trajectories_per_task": 120, "prompts_per_task": 1}
     script = (
-        "from mtdiff.collection import *; from mtdiff.environments.metaworld import *\n"
+        "from mtdiff.collection import *; from mtdiff.environments.metaworld import *; import signal\n"
+        # A shell's background job, such as a CI runner's, inherits that SIGINT is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"collect(suite=MetaWorld(**{suite}), source=Collected(**{many}), folder={str(path)!r}, workers=1)"
     )  # a script without `if __name__ == '__main__'`
     process = subprocess.Popen(
