@@ -216,7 +216,7 @@ def train(
     from mtdiff.terminal import print_trained
 
     run = train_recipe(loaded, root=output, resume=resume, restart=restart, workers=workers)
-    document = {"run": str(run.folder), "pipeline": str(run.pipeline), **run.info}
+    document = {"run": str(run.folder), "pipeline": str(run.pipeline), "reused": run.reused, **run.info}
     if not as_json:
         print_trained(document)
     return document

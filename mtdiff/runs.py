@@ -40,9 +40,15 @@ _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "datasets", "nu
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder."""
+    """One run's folder.
+
+    Attributes:
+        folder: where everything of the run is.
+        reused: whether `train` found it finished and had nothing to train.
+    """
 
     folder: Path
+    reused: bool = False
 
     @property
     def recipe(self) -> Recipe:
@@ -145,7 +151,7 @@ def train(
     if run.complete:
         if accelerator.is_main_process and run.recipe.values != recipe.values:
             _renew(run, recipe, pipeline)
-        return run
+        return Run(run.folder, reused=True)
     if any((run.folder / "checkpoints").glob("checkpoint-*[0-9]")) and not resume:
         raise TrainingFault(
             f"{run.folder} holds an interrupted training of this recipe. "

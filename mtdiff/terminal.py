@@ -124,12 +124,9 @@ def print_trained(document: dict[str, Any]) -> None:
     """Print where a trained run is and what to do with it."""
     out = console()
     held_out = f", held-out loss {document['val_loss']:.4f}" if "val_loss" in document else ""
-    out.print(
-        Text(
-            f"trained {document['updates']} updates in {document['seconds'] / 60:.1f} min: "
-            f"loss {document['loss']:.4f}{held_out}"
-        )
-    )
+    what = "already trained" if document["reused"] else "trained"
+    minutes = document["seconds"] / 60
+    out.print(Text(f"{what} {document['updates']} updates in {minutes:.1f} min: loss {document['loss']:.4f}{held_out}"))
     out.print(Text.assemble("run       ", (document["run"], "bold")), soft_wrap=True)
     out.print(Text.assemble("next      ", (f"mtdiff evaluate {document['run']}", "cyan")), soft_wrap=True)
 

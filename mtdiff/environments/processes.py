@@ -108,7 +108,7 @@ class Worker:
             raise self._died() from None
         if kind == "value":
             return value
-        raise getattr(errors, kind)(value)
+        raise getattr(errors, kind, MTDiffError)(value)
 
     def _died(self) -> EnvironmentFault:
         try:
