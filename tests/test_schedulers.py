@@ -120,10 +120,22 @@ def test_sampling_equals_the_loop_of_diffusers(name: str, prediction_type: str) 
 def test_probing_leaves_the_scheduler_as_it_was(name: str) -> None:
     scheduler = BUILDERS[name]({})
     before = (dict(scheduler.config), scheduler.timesteps.clone(), getattr(scheduler, "step_index", None))
-    probe(scheduler, 7)
+    probe(scheduler, 8)
     assert dict(scheduler.config) == before[0]
     assert torch.equal(scheduler.timesteps, before[1])
     assert getattr(scheduler, "step_index", None) == before[2]
+
+
+def test_a_scheduler_that_misses_its_own_grid_is_refused() -> None:
+    scheduler = DDIMScheduler.from_config(ddpm().config)
+    message = (
+        "scheduler DDIMScheduler with 60 sampling timesteps steps to other noise levels than those it visits; "
+        "take a number that divides the 200 timesteps of training"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        probe(scheduler, 60)
+    for count in (8, 40, 50, 200):
+        assert len(probe(scheduler, count)) == count
 
 
 @pytest.mark.parametrize("name", BUILDERS)

@@ -137,6 +137,11 @@ def _probe(scheduler: Any, num_inference_steps: int) -> Solver:
             f"scheduler {name} cannot be used with {count} sampling timesteps: {error}. "
             "DDPM, DDIM, DEIS, UniPC and DPMSolverMultistep can."
         ) from error
+    if not _meets_its_grid(solver):
+        raise ValueError(
+            f"scheduler {name} with {count} sampling timesteps steps to other noise levels than those it visits; "
+            f"take a number that divides the {scheduler.config.num_train_timesteps} timesteps of training"
+        )
     return solver
 
 
@@ -196,3 +201,17 @@ def _check(solver: Solver, scheduler: Any) -> None:
         xs.append(theirs)
     if any(later > earlier + 1e-6 for earlier, later in itertools.pairwise(solver.sigma)):
         raise ValueError("it adds noise instead of removing it")
+
+
+def _meets_its_grid(solver: Solver) -> bool:
+    """Whether every call leaves x at the noise level that the next call believes it to have.
+
+    A constant estimate of x0 moves x along the process, so its signal scale must become the next call's. diffusers'
+    DDIM fails where the number of sampling timesteps does not divide that of training: it steps by their quotient
+    rounded down, and visits timesteps that are further apart.
+    """
+    return all(
+        abs(sum(w * solver.alpha[i - m] for m, w in enumerate(solver.a[i])) + sum(solver.b[i]) - solver.alpha[i + 1])
+        < 1e-3
+        for i in range(len(solver) - 1)
+    )
