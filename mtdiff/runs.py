@@ -17,7 +17,7 @@ import json
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ class Run:
     """
 
     folder: Path
-    reused: bool = False
+    reused: bool = field(default=False, compare=False)
 
     @property
     def recipe(self) -> Recipe:

@@ -133,7 +133,7 @@ def test_training_again_does_nothing(folder: Path, trained: Any) -> None:
     done = mtdiff(folder, "train", "tiny.yaml")
     assert done.returncode == 0, done.stderr
     assert "train:" not in done.stderr
-    assert re.match(r"trained 30 updates in 0\.\d min: loss \d\.\d{4}, held-out loss \d\.\d{4}\n", done.stdout)
+    assert re.match(r"already trained 30 updates in 0\.\d min: loss \d\.\d{4}, held-out loss \d\.\d{4}\n", done.stdout)
     assert f"next      mtdiff evaluate {run.relative_to(folder)}" in done.stdout
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
 
