@@ -16,7 +16,7 @@ Lifetime = Literal["episode", "plan"]
 Activation = Literal["mish", "gelu", "gelu_new", "silu"]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "mish": nn.Mish,  # the paper's; on a CPU it costs ten times as much as the others
+    "mish": nn.Mish,  # the paper's; on a CPU it costs several times as much as the others
     "gelu": nn.GELU,
     "gelu_new": lambda: nn.GELU(approximate="tanh"),  # GPT-2's own
     "silu": nn.SiLU,
