@@ -7,20 +7,19 @@ imported at the top, so that `mtdiff --help` answers at once.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mtdiff.documents import describe, error_document
+from mtdiff import cli_prompt
+from mtdiff.documents import describe
 from mtdiff.environments.processes import available_cores
 from mtdiff.errors import MTDiffError, choices
+from mtdiff.verbs import JsonOption, OutputOption, WorkersOption, verb_of
 
 app = typer.Typer(
     name="mtdiff",
@@ -30,15 +29,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+verb = verb_of(app)
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A .yaml file, or a shipped recipe's name.")]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Changes, in YAML, such as: backbone.width=128 sampling.scheduler=ddpm"),
 ]
-OutputOption = Annotated[Path, typer.Option(metavar="DIR", envvar="MTDIFF_OUTPUT", help="Folder of data and runs.")]
-WorkersOption = Annotated[int | None, typer.Option(help="Simulator processes; default: one for each core.", min=1)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 def main() -> None:
@@ -51,36 +48,6 @@ def main() -> None:
     # working: with one busy neighbour on two cores, two threads took 2 to 10 times as long as one.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() - 1)))
     app()
-
-
-def verb(function: Callable[..., Any]) -> Callable[..., None]:
-    """Register a function as a verb of the same name.
-
-    It returns a JSON-able document; its `as_json` parameter says whether that is printed. An MTDiffError
-    becomes a message on stderr (with `--json` also `{"error": ...}` on stdout) and exit status 2; Ctrl-C,
-    which keeps what is finished, exit status 130.
-    """
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> None:
-        as_json = bool(kwargs.get("as_json"))
-        document, status = None, 0
-        with _stdout_to_stderr() if as_json else contextlib.nullcontext():
-            try:
-                document = function(*args, **kwargs)
-            except MTDiffError as error:
-                print(error, file=sys.stderr)
-                document, status = error_document(error), 2
-            except KeyboardInterrupt as interrupt:
-                print(str(interrupt) or "interrupted; what was finished is kept", file=sys.stderr)
-                document, status = {"error": {"type": "KeyboardInterrupt", "message": str(interrupt)}}, 130
-        if as_json:
-            print(json.dumps(document, indent=2, ensure_ascii=False))
-        if status:
-            raise typer.Exit(status)
-
-    app.command()(run)
-    return run
 
 
 @verb
@@ -178,7 +145,7 @@ def collect(
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> Any:
-    """Collect a recipe's trajectories and prompts in the simulator.
+    """Collect a recipe's trajectories and prompts, or read others'.
 
     Finished shards are kept when it is interrupted; the same command goes on from there.
     """
@@ -200,6 +167,9 @@ def train(
     overrides: OverridesArgument = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw the run's folder away first.")] = False,
+    init: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Begin with the weights of a run, pipeline or repository.")
+    ] = None,
     output: OutputOption = Path("outputs"),
     workers: WorkersOption = None,
     as_json: JsonOption = False,
@@ -215,7 +185,7 @@ def train(
     from mtdiff.runs import train as train_recipe
     from mtdiff.terminal import print_trained
 
-    run = train_recipe(loaded, root=output, resume=resume, restart=restart, workers=workers)
+    run = train_recipe(loaded, root=output, resume=resume, restart=restart, workers=workers, init=init)
     document = {"run": str(run.folder), "pipeline": str(run.pipeline), "reused": run.reused, **run.info}
     if not as_json:
         print_trained(document)
@@ -230,6 +200,10 @@ def evaluate(
         typer.Argument(metavar="KEY=VALUE", help="Changes: evaluation.episodes_per_task=50 sampling.execute=2"),
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Even if this was evaluated before.")] = False,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK=FILE", help="A prompt of `mtdiff prompt make` for a task; may be repeated."),
+    ] = None,
     output: OutputOption = Path("outputs"),
     as_json: JsonOption = False,
 ) -> Any:
@@ -237,10 +211,12 @@ def evaluate(
 
     What needs no new training can be changed: the suite, sampling and evaluation.
     """
+    from mtdiff.prompting import prompt_files
     from mtdiff.reporting import evaluate_trained, to_document
     from mtdiff.terminal import print_evaluation
 
-    document = to_document(*evaluate_trained(source, overrides or [], root=output, again=again))
+    shown = prompt_files(prompt or [])
+    document = to_document(*evaluate_trained(source, overrides or [], root=output, again=again, prompts=shown))
     if not as_json:
         print_evaluation(document)
     return document
@@ -268,19 +244,4 @@ def demo(
     return document
 
 
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """Send what is written to stdout to stderr: by Python, by libraries in C, and by worker processes."""
-    sys.stdout.flush()
-    real = sys.stdout is sys.__stdout__
-    saved = os.dup(1) if real else -1
-    try:
-        if real:
-            os.dup2(2, 1)
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        if real:
-            sys.stdout.flush()
-            os.dup2(saved, 1)
-            os.close(saved)
+app.add_typer(cli_prompt.app)

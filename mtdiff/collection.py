@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mtdiff.data.sources.collected import Collected
+from mtdiff.data.sources.source import Recorder
 from mtdiff.data.trajectory import Trajectory
 from mtdiff.environments.processes import Worker, available_cores
 from mtdiff.environments.suite import Environment, Suite, portable, rebuild
@@ -34,7 +34,7 @@ class _Shard:
 
 
 def collect(
-    *, suite: Suite, source: Collected, folder: str | Path, workers: int | None = None, progress: bool = True
+    *, suite: Suite, source: Recorder, folder: str | Path, workers: int | None = None, progress: bool = True
 ) -> dict[str, Any]:
     """Collect what `source` describes on the tasks of `suite`; `TrajectoryDataset.load(folder)` reads it.
 
@@ -44,7 +44,7 @@ def collect(
 
     Args:
         suite: the tasks.
-        source: how many episodes, how good, which seed.
+        source: how many episodes, how good, which seed: a source that records.
         folder: made if need be.
         workers: processes; None takes the available cores.
         progress: show a bar on stderr. Nothing is ever printed on stdout.
@@ -56,11 +56,14 @@ def collect(
 
     Raises:
         DataError: the folder was collected with other settings, or an expert keeps failing.
-        EnvironmentFault: a simulator failed or a worker died; finished shards are kept.
+        EnvironmentFault: a simulator failed or a worker died, and finished shards are kept; or the suite has no
+            scripted experts.
     """
     from mtdiff.data import shards, storage
 
     started = time.perf_counter()
+    if not getattr(suite, "has_demonstrator", True):
+        suite.demonstrator(suite.tasks[0])  # says what to do without one
     folder = Path(folder)
     settings = {"suite": suite.describe(), "data": source.describe()}
     versions = {**suite.versions(), "mtdiff": _version("mtdiff"), "numpy": _version("numpy")}
@@ -89,10 +92,10 @@ def collect(
             metadata={**settings, "seed": source.seed, "versions": versions},
         )
     recorded = sum(len(shard.episodes) for shard in todo)
-    return _summary(folder, recorded, time.perf_counter() - started)
+    return summarize(folder, recorded, time.perf_counter() - started)
 
 
-def _plan(suite: Suite, source: Collected, size: int) -> list[_Shard]:
+def _plan(suite: Suite, source: Recorder, size: int) -> list[_Shard]:
     from mtdiff.data.storage import shard_name
 
     return [
@@ -147,7 +150,7 @@ def _claim(folder: Path, settings: dict[str, Any], versions: dict[str, str], *, 
 
 
 def _record(
-    suite: Suite, source: Collected, shards: list[_Shard], *, workers: int | None, progress: bool
+    suite: Suite, source: Recorder, shards: list[_Shard], *, workers: int | None, progress: bool
 ) -> Iterator[tuple[_Shard, list[Trajectory]]]:
     """Yield shards as soon as all their episodes are recorded."""
     from tqdm import tqdm
@@ -214,7 +217,7 @@ class _Recorder:
 
     def __init__(self, *, suite: dict[str, Any], source: dict[str, Any]) -> None:
         self.suite: Suite = rebuild(suite)
-        self.source: Collected = rebuild(source)
+        self.source: Recorder = rebuild(source)
         self.environment: Environment | None = None
 
     def record(self, task: str, split: str, episode: int) -> Trajectory:
@@ -229,7 +232,14 @@ class _Recorder:
             self.environment.close()
 
 
-def _summary(folder: Path, recorded: int, seconds: float) -> dict[str, Any]:
+def summarize(folder: Path, recorded: int, seconds: float) -> dict[str, Any]:
+    """Return what `collect` returns, for any complete dataset folder.
+
+    Args:
+        folder: the dataset.
+        recorded: episodes that are new.
+        seconds: how long they took.
+    """
     from mtdiff.data.storage import read_manifest
     from mtdiff.data.trajectories import TrajectoryDataset
 
@@ -240,7 +250,7 @@ def _summary(folder: Path, recorded: int, seconds: float) -> dict[str, Any]:
     for row in rows:
         for split, part in parts.items():
             own = np.flatnonzero(part.task_index == part.tasks.index(row["task"]))
-            row["retries"] += sum(part.labels["attempt"][e] for e in own)
+            row["retries"] += sum(part.labels["attempt"][e] for e in own) if "attempt" in part.labels else 0
             if split == "prompts":
                 row["prompts"] = len(own)
     return {

@@ -1,6 +1,7 @@
 """A run: the folder of one trained recipe, and the steps that fill it.
 
     <root>/data/<suite>-<hash>/        trajectories and prompt demonstrations, shared by every run that needs them
+                                       (collected or read; see mtdiff.run_data)
     <root>/runs/<recipe>-<hash>/
         recipe.yaml   run.json         what is trained, on which data, with which versions, how far it is
         checkpoints/  metrics.jsonl  trackers/
@@ -16,8 +17,9 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,16 +27,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import mtdiff
-from mtdiff.collection import collect
 from mtdiff.compose import compose, windows
 from mtdiff.data.trajectories import TrajectoryDataset
 from mtdiff.errors import MTDiffError, TrainingFault
 from mtdiff.recipe import Recipe, load_recipe, write_text
+from mtdiff.run_data import ROOT, collect_data, data_folder, load_data
 
 if TYPE_CHECKING:
     from mtdiff.pipelines.planner import PlannerPipeline
 
-ROOT = Path("outputs")
+__all__ = ["ROOT", "Run", "collect_data", "data_folder", "hardware", "save_pipeline", "train", "versions"]
+
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
 
 
@@ -80,44 +83,27 @@ class Run:
         return MetricsFile.read(path) if path.is_file() else []
 
 
-def data_folder(recipe: Recipe, root: Path = ROOT) -> Path:
-    """Where the data of a recipe are kept: named by what they are made from, shared by all runs."""
-    return Path(root) / "data" / f"{recipe.get('suite.name')}-{recipe.section_hash('suite', 'data')}"
-
-
-def collect_data(
-    recipe: Recipe,
-    *,
-    root: Path = ROOT,
-    folder: Path | None = None,
-    workers: int | None = None,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Collect the data of a recipe, or what is missing of them; returns `mtdiff.collection.collect`'s summary."""
-    return collect(
-        suite=recipe.build("suite"),
-        source=recipe.build("data"),
-        folder=folder or data_folder(recipe, root),
-        workers=workers,
-        progress=progress,
-    )
-
-
 def train(
     recipe: Recipe | str | Path | Mapping[str, Any],
     *,
+    dataset: TrajectoryDataset | None = None,
+    prompts: TrajectoryDataset | None = None,
+    init: str | Path | None = None,
     root: Path | str = ROOT,
     resume: bool = False,
     restart: bool = False,
     workers: int | None = None,
 ) -> Run:
-    """Train a recipe: collect its data if they are not there, train, save the pipeline.
+    """Train a recipe: collect or read its data if they are not there, train, save the pipeline.
 
     A recipe that was trained before is not trained again. One that differs only in `sampling` or `evaluation` gets
     the new defaults into the saved pipeline.
 
     Args:
-        recipe: a recipe, or what `load_recipe` takes.
+        recipe: a recipe, or what `load_recipe` takes: a file, a shipped recipe's name, a mapping.
+        dataset: trajectories to train on in the place of the recipe's section `data`.
+        prompts: demonstrations that go with `dataset`.
+        init: a run, pipeline or repository whose weights are the first; see `mtdiff.training.warm_start`.
         root: folder of data and runs.
         resume: go on from the newest checkpoint of an interrupted run.
         restart: throw an interrupted or finished run away and begin anew.
@@ -125,44 +111,45 @@ def train(
 
     Raises:
         TrainingFault: if the run was interrupted before and neither `resume` nor `restart` is given.
-        MTDiffError: see `load_recipe`, `collect`, `Trainer.run`.
+        MTDiffError: see `load_recipe`, `collect_data`, `warm_start`, `Trainer.run`.
     """
+    from mtdiff.data.sources.source import refuse_other_suites
     from mtdiff.training import Trainer, Training, make_accelerator
+    from mtdiff.training.warm_start import describe, warm_start
+    from mtdiff.world import on_main
 
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    recipe = _read(recipe, given=dataset is not None)
     settings: Training = recipe.build("training")
     root = Path(root)
-    folder = data_folder(recipe, root)
     accelerator = make_accelerator(settings)
-    if accelerator.is_main_process:
-        collect_data(recipe, root=root, workers=workers)
-    accelerator.wait_for_everyone()
-    dataset = TrajectoryDataset.load(folder)
-    shown = recipe.values["data"].get("prompts_per_task")
-    prompts = TrajectoryDataset.load(folder, split="prompts") if shown else None
+    folder: Path | None = None
+    if dataset is None:
+        if prompts is not None:
+            raise MTDiffError("train: prompts were handed over without a dataset that they go with")
+        folder = data_folder(recipe, root)
+        on_main(lambda: collect_data(recipe, root=root, workers=workers))
+        dataset, prompts = load_data(folder)
+    else:
+        refuse_other_suites(dataset, recipe.build("suite"), where="dataset")
+        if prompts is not None:
+            refuse_other_suites(prompts, recipe.build("suite"), where="prompts")
     fingerprint = dataset.fingerprint + (prompts.fingerprint if prompts else "")
     name = _name(recipe)
-    run = Run(root / "runs" / f"{name}-{recipe.hash(fingerprint)}")
-    if restart and accelerator.is_main_process:
-        shutil.rmtree(run.folder, ignore_errors=True)
-    accelerator.wait_for_everyone()
-
     pipeline, scheduler = compose(recipe.values, dataset, prompts)
-    if run.complete:
-        if accelerator.is_main_process and run.recipe.values != recipe.values:
-            _renew(run, recipe, pipeline)
+    begun = warm_start(pipeline, init) if init is not None else None
+    digest = recipe.hash(fingerprint + (f" init {begun['content']}" if begun else ""))
+    run = Run(root / "runs" / f"{name}-{digest}")
+    if begun and accelerator.is_main_process:
+        print(*describe(begun), sep="\n", file=sys.stderr)
+    if on_main(lambda: _is_done(run, recipe, pipeline, resume=resume, restart=restart)):
         return Run(run.folder, reused=True)
-    if any((run.folder / "checkpoints").glob("checkpoint-*[0-9]")) and not resume:
-        raise TrainingFault(
-            f"{run.folder} holds an interrupted training of this recipe. "
-            "Go on with --resume, or begin anew with --restart"
-        )
 
     info = {
         "name": name,
         "hash": run.folder.name.rpartition("-")[2],
         "complete": False,
-        "data": {"folder": str(folder), "fingerprint": fingerprint, **_size(dataset)},
+        "data": {"folder": str(folder) if folder else None, "fingerprint": fingerprint, **_size(dataset)},
+        **({"init": begun} if begun else {}),
         "versions": versions(),
         "hardware": hardware(),
         "processes": accelerator.num_processes,
@@ -229,11 +216,34 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def _read(recipe: Recipe | str | Path | Mapping[str, Any], *, given: bool) -> Recipe:
+    """The recipe, checked; its data are "given" if a program hands them over."""
+    if not isinstance(recipe, Recipe):
+        return load_recipe(recipe, ["data=given"] if given else [])
+    return replace(recipe, values={**recipe.values, "data": {"name": "given"}}) if given else recipe
+
+
 def _name(recipe: Recipe) -> str:
     """A recipe's name; that of the run, for the resolved recipe that a run keeps."""
     if recipe.path and recipe.path.name == "recipe.yaml" and (recipe.path.parent / "run.json").is_file():
         return Run(recipe.path.parent).info["name"]
     return recipe.name
+
+
+def _is_done(run: Run, recipe: Recipe, pipeline: PlannerPipeline, *, resume: bool, restart: bool) -> bool:
+    """Whether nothing is left to train; refuses to begin where another training was interrupted."""
+    if restart:
+        shutil.rmtree(run.folder, ignore_errors=True)
+    if run.complete:
+        if run.recipe.values != recipe.values:
+            _renew(run, recipe, pipeline)
+        return True
+    if any((run.folder / "checkpoints").glob("checkpoint-*[0-9]")) and not resume:
+        raise TrainingFault(
+            f"{run.folder} holds an interrupted training of this recipe. "
+            "Go on with --resume, or begin anew with --restart"
+        )
+    return False
 
 
 def _renew(run: Run, recipe: Recipe, pipeline: PlannerPipeline) -> None:

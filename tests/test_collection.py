@@ -162,6 +162,7 @@ def test_ctrl_c_keeps_finished_shards(tmp_path):
     path, suite, many = tmp_path / "d", {"tasks": ["reach-v3"]}, {"trajectories_per_task": 120, "prompts_per_task": 1}
     script = (
         "from mtdiff.collection import *; from mtdiff.environments.metaworld import *; import signal\n"
+        "from mtdiff.data.sources.collected import Collected\n"
         # A shell's background job, such as a CI runner's, inherits that SIGINT is ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"collect(suite=MetaWorld(**{suite}), source=Collected(**{many}), folder={str(path)!r}, workers=1)"

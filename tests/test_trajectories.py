@@ -67,10 +67,11 @@ def test_flat_layout(data, episodes):
 def test_transitions(data, episodes):
     steps = data.transitions()
     assert {key: len(value) for key, value in steps.items()} == dict.fromkeys(
-        ("state", "action", "reward", "next_state", "terminated", "task"), 15
+        ("state", "action", "reward", "next_state", "terminated", "truncated", "task"), 15
     )
     np.testing.assert_array_equal(steps["next_state"], np.concatenate([e.states[1:] for e in episodes]))
     np.testing.assert_array_equal(np.flatnonzero(steps["terminated"]), [3, 14])
+    np.testing.assert_array_equal(np.flatnonzero(steps["truncated"]), [2, 10])
     np.testing.assert_array_equal(steps["task"], [0] * 4 + [1] * 11)
 
 
@@ -188,8 +189,19 @@ def test_damaged_folders_are_refused(data, tmp_path):
             "with T at least 1, got (1, 5) and (0, 2).",
         ),
         ({"rewards": np.zeros(4)}, "rewards should be (3,), got (4,)."),
-        ({"rewards": np.array([0, np.nan, 0])}, "rewards are not all finite."),
-        ({"actions": np.full((3, 2), 1.5)}, "actions should be in [-1, 1], got 1.5."),
+        ({"rewards": np.array([0, np.nan, 0])}, "rewards are not all finite: nan at step 1."),
+        (
+            {"states": np.array([[0, 0], [0, 0], [0, np.inf], [0, 0]])},
+            "states are not all finite: inf at step 2, dimension 1.",
+        ),
+        (
+            {"actions": np.full((3, 2), 1.5)},
+            "actions should be in [-1, 1], got 1.5 at step 0, dimension 0; the largest is 1.5.",
+        ),
+        (
+            {"rewards": ["a", "b", "c"]},
+            "rewards should be an array of numbers (could not convert string to float: 'a').",
+        ),
     ],
 )
 def test_wrong_episodes_are_refused(change, message):
@@ -236,3 +248,11 @@ def test_own_arrays():
     np.testing.assert_array_equal(data.truncated, [False, True])
     with pytest.raises(DataError, match=r"from_arrays: rewards should have one entry per episode, 2, got 1."):
         TrajectoryDataset.from_arrays(states=states, actions=actions, rewards=rewards[:1], tasks="mine")
+    wrong = [
+        ([[0.0], [np.nan]], "actions are not all finite: nan at step 1, dimension 0."),
+        ([[0.0], [-1.25]], "actions should be in [-1, 1], got -1.25 at step 1, dimension 0; the largest is 1.25."),
+    ]
+    for second, message in wrong:
+        with pytest.raises(DataError) as caught:
+            TrajectoryDataset.from_arrays(states=states, actions=[actions[0], second], rewards=rewards, tasks="mine")
+        assert str(caught.value) == f"from_arrays: episode 1: trajectory of task 'mine': {message}"

@@ -151,9 +151,9 @@ def numbered(*lengths):
 GRID = torch.cat([torch.linspace(0, 1, 41, dtype=torch.float64)[:-1], torch.tensor([1 - 2**-53], dtype=torch.float64)])
 
 
-def cut(data, *, length, spacing="contiguous", tasks=("b", "a")):
+def cut(data, *, length, tasks=("b", "a"), **arguments):
     """(task, episode, steps) of prompts for every task and a grid over the two numbers drawn."""
-    cutter = PromptWindows(data, None, tasks, length=length, spacing=spacing)
+    cutter = PromptWindows(data, None, tasks, length=length, **arguments)
     task, which, start = torch.cartesian_prod(torch.arange(2).double(), GRID, GRID).T
     batch = cutter.gather(task.long(), which, start)
     states, actions = batch["prompt_states"], batch["prompt_actions"]
@@ -172,6 +172,15 @@ def test_contiguous_prompts_start_anywhere_and_end_in_time():
         starts.setdefault(episode, set()).add(steps[0])
     # Every demonstration and every start, up to the last one possible and never past it.
     assert starts == {0: {0}, 1: {0, 1, 2}, 2: {0, 1}, 3: {0, 1, 2, 3, 4}, 4: {0, 1, 2, 3, 4, 5, 6}}
+
+
+@pytest.mark.parametrize("latest", [0, 1, 2, 149])
+def test_prompts_begin_no_later_than_they_may(latest):
+    starts = {}
+    for _, episode, steps in cut(numbered(3, 5, 4, 7, 9), length=3, latest_start=latest):
+        assert steps == list(range(steps[0], steps[0] + 3))
+        starts.setdefault(episode, set()).add(steps[0])
+    assert starts == {e: set(range(min(last, latest) + 1)) for e, last in enumerate((0, 2, 1, 4, 6))}
 
 
 def test_even_prompts_span_the_whole_demonstration():
@@ -195,6 +204,34 @@ def test_prompts_are_in_model_space_and_of_the_windows_task(dataset, prompts, no
         assert prompts[e].task == dataset.tasks[task]
         expected = normalizer.actions(torch.from_numpy(prompts[e].actions[start : start + 4]))
         torch.testing.assert_close(actions, expected)
+
+
+def test_prompts_in_physical_units_are_those_in_model_space_before_it(dataset, prompts, normalizer):
+    arguments = {"horizon": 2, "prompt": 4, "prompts": prompts, "prompt_latest_start": 1}
+    raw, scaled = (
+        Windows(dataset, normalizer, prompt_normalize=flag, **arguments).sample(40, torch.Generator().manual_seed(0))
+        for flag in (False, True)
+    )
+    assert torch.equal(normalizer.states(raw["prompt_states"]), scaled["prompt_states"])
+    assert torch.equal(normalizer.actions(raw["prompt_actions"]), scaled["prompt_actions"])
+    assert torch.equal(raw["history"], scaled["history"])
+    known = {row.tobytes() for row in prompts.states}
+    assert all(row.tobytes() in known for row in raw["prompt_states"].reshape(-1, 5).numpy())
+
+
+@pytest.mark.parametrize(("horizon", "history"), [(1, 1), (1, 4), (2, 1), (3, 2), (40, 30)])
+def test_windows_of_any_size_equal_a_loop_over_steps(dataset, normalizer, horizon, history):
+    """Bit by bit, longer than any episode included."""
+    places, batch = all_windows(Windows(dataset, normalizer, horizon=horizon, history=history), dataset)
+    for i, (e, t) in enumerate(places):
+        states = normalizer.states(torch.from_numpy(dataset[e].states))
+        actions = normalizer.actions(torch.from_numpy(dataset[e].actions))
+        past = [states[s] if s >= 0 else torch.zeros(5) for s in range(t - history + 1, t + 1)]
+        mask = [s < len(actions) for s in range(t, t + horizon)]
+        ahead = [actions[s] if known else torch.zeros(2) for s, known in enumerate(mask, start=t)]
+        assert torch.equal(batch["history"][i], torch.stack(past))
+        assert torch.equal(batch["actions"][i], torch.stack(ahead))
+        assert batch["mask"][i].tolist() == mask
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def write_card(parts: Mapping[str, TrajectoryDataset], *, metadata: Mapping[str,
         "tags": ["mtdiff", "offline-rl", "trajectories", *([name] if suite else [])],
         "configs": [{"config_name": "trajectories", "data_files": "data/*.parquet", "default": True}],
     }
-    if source:
+    if source.get("name") == "collected":
         front = {"license": "mit", **front}
     if "prompts" in parts:
         front["configs"].append({"config_name": "prompts", "data_files": "prompts/*.parquet"})
@@ -55,6 +55,18 @@ def write_card(parts: Mapping[str, TrajectoryDataset], *, metadata: Mapping[str,
         ]
         if "prompts" in parts:
             text.append("Prompts are separate episodes without noise or faults, cut at success.")
+    elif source:
+        sections = yaml.safe_dump({"data": dict(source)}, sort_keys=False)
+        text += [
+            "## Where it comes from",
+            f"Read from files of others, which have a license of their own:\n\n```yaml\n{sections}```",
+        ]
+        if clipped := sum(main.labels.get("clipped", [])):
+            text.append(
+                f"{clipped} numbers of the actions were beyond [-1, 1] and are clipped; the label `clipped` says where."
+            )
+        if not main.success.any():
+            text.append("No step is marked as a success: the files do not say, or there was none.")
     text += ["## Tasks", _table(parts), "Success: at any step of the episode.", "## Columns", _COLUMNS]
     if source.get("name") == "collected":
         sections = yaml.safe_dump({"suite": dict(suite), "data": dict(source)}, sort_keys=False)
@@ -65,7 +77,7 @@ def write_card(parts: Mapping[str, TrajectoryDataset], *, metadata: Mapping[str,
     if versions := metadata.get("versions"):
         text.append("Versions: " + ", ".join(f"{key} {value}" for key, value in versions.items()) + ".")
     text += ["## Read it", _READ]
-    if source:
+    if source.get("name") == "collected":
         text += ["## License", "MIT, like Meta-World and mtdiff." if name == "metaworld" else "MIT."]
     return "\n\n".join(part for part in text if part) + "\n"
 

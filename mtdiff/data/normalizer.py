@@ -76,6 +76,11 @@ class Normalizer(ExactModel):
                 getattr(normalizer, f"{name}_scale").copy_(torch.from_numpy(spread))
         return normalizer
 
+    @property
+    def where(self) -> torch.device:
+        """Its device; diffusers' own `device` of a model or pipeline looks through all their parts."""
+        return self.state_loc.device
+
     def states(self, values: Tensor) -> Tensor:
         """Normalise states (..., O)."""
         scaled = (values - self.state_loc) / self.state_scale

@@ -138,8 +138,7 @@ class TrajectoryDataset:
             rewards: (T,) each.
             tasks: one name for all, or one per episode.
             success: (T,) each; never, by default.
-            terminated: whether the task ended the episode; otherwise it counts as cut off. Cut off by
-                default.
+            terminated: whether the task ended the episode; otherwise, and by default, it counts as cut off.
             labels: anything known about each episode.
             metadata: kept as it is.
 
@@ -149,32 +148,32 @@ class TrajectoryDataset:
         count = len(states)
         names = [tasks] * count if isinstance(tasks, str) else list(tasks)
         ended = [False] * count if terminated is None else [bool(flag) for flag in terminated]
-        columns = {
+        columns: dict[str, Sequence[Any]] = {
             "actions": actions,
             "rewards": rewards,
             "tasks": names,
             "terminated": ended,
-            **(labels or {}),
         }
-        if success is not None:
-            columns["success"] = success
-        for key, column in columns.items():
+        optional = {} if success is None else {"success": success}
+        for key, column in {**columns, **(labels or {}), **optional}.items():
             if len(column) != count:
                 raise DataError(f"from_arrays: {key} should have one entry per episode, {count}, got {len(column)}.")
-        never = [np.zeros(len(np.asarray(part)), bool) for part in actions]
-        episodes = [
-            Trajectory(
-                states=np.asarray(states[e]),
-                actions=np.asarray(actions[e]),
-                rewards=np.asarray(rewards[e]),
-                success=np.asarray((never if success is None else success)[e]),
-                terminated=ended[e],
-                truncated=not ended[e],
-                task=names[e],
-                labels={key: column[e] for key, column in (labels or {}).items()},
-            )
-            for e in range(count)
-        ]
+        episodes = []
+        for e in range(count):
+            try:
+                episode = Trajectory(
+                    states=np.asarray(states[e]),
+                    actions=np.asarray(actions[e]),
+                    rewards=np.asarray(rewards[e]),
+                    success=np.zeros(len(actions[e]), bool) if success is None else np.asarray(success[e]),  # type: ignore[arg-type]
+                    terminated=ended[e],
+                    truncated=not ended[e],
+                    task=names[e],
+                    labels={key: column[e] for key, column in (labels or {}).items()},
+                )
+            except (DataError, ValueError, TypeError) as error:
+                raise DataError(f"from_arrays: episode {e}: {error}") from error
+            episodes.append(episode)
         return cls.from_trajectories(episodes, metadata=metadata)
 
     @classmethod
@@ -182,8 +181,7 @@ class TrajectoryDataset:
         """Read a split ("trajectories" or "prompts") of a folder, after checking that it is whole.
 
         Raises:
-            DataError: no complete dataset there, an unknown split, or a file that is missing or damaged, by
-                name.
+            DataError: no complete dataset there, an unknown split, or a file that is missing or damaged, by name.
         """
         from mtdiff.data.storage import load
 
@@ -251,7 +249,13 @@ class TrajectoryDataset:
         return self.subset(self.task_index == self.tasks.index(name))
 
     def transitions(self) -> dict[str, NDArray[Any]]:
-        """Return every step: rows of state, action, reward, next_state, terminated and task (an index)."""
+        """Return every step as arrays of N = `num_steps` rows, for learners that take transitions.
+
+        Returns:
+            state (N, O), action (N, A), reward (N,), next_state (N, O), in physical units; terminated (N,), whether
+            the task itself ended the episode with this step, so that nothing is to be earned after it; truncated
+            (N,), whether the episode was cut off after it; task (N,), an index into `tasks`.
+        """
         last = np.zeros(len(self.states), bool)
         last[self.offsets[1:] - 1] = True
         rows = np.flatnonzero(~last)
@@ -262,6 +266,7 @@ class TrajectoryDataset:
             "reward": self.rewards[rows],
             "next_state": self.states[rows + 1],
             "terminated": self.terminated[episode] & last[rows + 1],
+            "truncated": self.truncated[episode] & last[rows + 1],
             "task": self.task_index[episode],
         }
 

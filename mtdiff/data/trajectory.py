@@ -40,11 +40,13 @@ class Trajectory:
     labels: dict[str, Label] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("states", "actions", "rewards"):
-            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), np.float32))
-        object.__setattr__(self, "success", np.ascontiguousarray(self.success, bool))
-        steps = len(self.actions)
         where = f"trajectory of task '{self.task}'"
+        for name, kind in (("states", np.float32), ("actions", np.float32), ("rewards", np.float32), ("success", bool)):
+            try:
+                object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), kind))
+            except (ValueError, TypeError) as error:
+                raise DataError(f"{where}: {name} should be an array of numbers ({error}).") from error
+        steps = len(self.actions)
         if self.states.ndim != 2 or self.actions.ndim != 2 or steps == 0 or len(self.states) != steps + 1:
             raise DataError(
                 f"{where}: should have states (T + 1, O) and actions (T, A) with T at least 1, "
@@ -54,10 +56,21 @@ class Trajectory:
             if getattr(self, name).shape != (steps,):
                 raise DataError(f"{where}: {name} should be {(steps,)}, got {getattr(self, name).shape}.")
         for name in ("states", "actions", "rewards"):
-            if not np.isfinite(getattr(self, name)).all():
-                raise DataError(f"{where}: {name} are not all finite.")
+            values = getattr(self, name)
+            if not np.isfinite(values).all():
+                bad = np.argwhere(~np.isfinite(values))[0]
+                raise DataError(f"{where}: {name} are not all finite: {values[tuple(bad)]} at {_place(bad)}.")
         if np.abs(self.actions).max(initial=0.0) > 1.0:
-            raise DataError(f"{where}: actions should be in [-1, 1], got {np.abs(self.actions).max():.4g}.")
+            bad = np.argwhere(np.abs(self.actions) > 1.0)[0]
+            raise DataError(
+                f"{where}: actions should be in [-1, 1], got {self.actions[tuple(bad)]:.4g} at {_place(bad)}; "
+                f"the largest is {np.abs(self.actions).max():.4g}."
+            )
 
     def __len__(self) -> int:
         return len(self.actions)
+
+
+def _place(index: NDArray[np.intp]) -> str:
+    """Where in an array of (T,) or (T, width) an index points."""
+    return f"step {index[0]}" + (f", dimension {index[1]}" if len(index) > 1 else "")

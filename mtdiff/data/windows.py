@@ -1,6 +1,7 @@
 """Batches of windows and prompts, gathered by index from flat tensors, equally from every task.
 
-Everything is one gather per field, on whichever device the data lie; no Python loop over samples.
+A field is one gather of whole stretches of rows, on whichever device the data lie: what a window shows lies in one
+piece of memory, zeros before and after an episode included. There is no Python loop over samples.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ import torch
 from torch import Tensor
 
 from mtdiff.data.normalizer import Normalizer
+from mtdiff.data.returns import ReturnLabel, scale_returns
 from mtdiff.data.trajectories import TrajectoryDataset
 from mtdiff.errors import DataError
 
-RETURN_QUANTILES = (0.05, 0.95)
+__all__ = ["PromptWindows", "Windows", "scale_returns"]
+
+Spacing = Literal["contiguous", "even"]
+
+_CHUNK = 1 << 18  # rows that are brought to model space at a time: no second copy of all data is made
 
 
 class Windows:
@@ -29,14 +35,17 @@ class Windows:
         history: L, states up to and including the window's step.
         prompt: J, steps of the prompt; None for no prompt.
         prompt_spacing: "contiguous" or "even".
+        prompt_latest_start: see `PromptWindows`.
+        prompt_normalize: whether prompts are in model space; otherwise they keep physical units.
         prompts: demonstrations the prompts are cut from; needed when `prompt` is given.
-        returns: whether to label windows with the scaled return of their episode.
-        returns_of: the dataset whose returns set that scale; `dataset` itself by default. Episodes that are held
-            out must be labelled as the ones that are learnt from.
+        returns: how windows are labelled with a return; True for the default label, False for none.
+        returns_of: the dataset whose returns set the label's scale; `dataset` itself by default. Episodes that are
+            held out must be labelled as the ones that are learnt from.
         device: where the tensors live and the batches are made.
 
     Raises:
-        DataError: if a task has no demonstration, or one shorter than the prompt.
+        DataError: if a task has no demonstration, or one shorter than the prompt; if an episode is longer than the
+            label allows.
     """
 
     def __init__(
@@ -47,38 +56,57 @@ class Windows:
         horizon: int,
         history: int = 1,
         prompt: int | None = None,
-        prompt_spacing: Literal["contiguous", "even"] = "contiguous",
+        prompt_spacing: Spacing = "contiguous",
+        prompt_latest_start: int | None = None,
+        prompt_normalize: bool = True,
         prompts: TrajectoryDataset | None = None,
-        returns: bool = False,
+        returns: bool | ReturnLabel = False,
         returns_of: TrajectoryDataset | None = None,
         device: torch.device | str = "cpu",
     ):
         self.tasks = list(dataset.tasks)
         self.horizon, self.history, self.device = horizon, history, torch.device(device)
-        self._states, self._actions = _model_space(dataset, normalizer, device)
-        episode_of_row = np.repeat(np.arange(len(dataset)), dataset.lengths + 1)
-        first, last = dataset.offsets[:-1], dataset.offsets[1:] - 1
-        self._first = torch.from_numpy(first[episode_of_row]).to(device)  # (R,) first row of the row's episode
-        self._last = torch.from_numpy(last[episode_of_row]).to(device)  # (R,) its final state, which has no action
-        acting = np.flatnonzero(np.arange(len(episode_of_row)) != last[episode_of_row])
-        rows, self._base, self._count = _by_task(acting, dataset.task_index[episode_of_row[acting]], self.tasks)
-        self._rows = rows.to(device)
+        episode = np.repeat(np.arange(len(dataset)), dataset.lengths + 1)  # of every row, one per state
+        acting = np.ones(len(episode), bool)
+        acting[dataset.offsets[1:] - 1] = False  # an episode's last state has no action
+        rows, self._base, self._count = _by_task(
+            np.flatnonzero(acting), dataset.task_index[episode[acting]], self.tasks
+        )
+        # Zeros for the states before an episode lie before it, and for the actions after it behind it.
+        before, after = history - 1, max(horizon - 2, 0)
+        places = np.arange(len(episode))
+        states = _table(dataset, "states", normalizer, places + before * (episode + 1), device)
+        total = len(episode) + after * len(dataset)
+        actions = _table(dataset, "actions", normalizer, places + after * episode, device, total)
+        actions[torch.from_numpy((places + after * episode)[~acting]).to(device)] = 0  # padding, not an action
+        self._history, self._actions = _stretches(states, history), _stretches(actions, horizon)
+        self._masks = torch.ones(horizon + 1, horizon, dtype=torch.bool, device=self.device).tril(-1)
+        # Of every window: where its history and its actions begin, how many actions there are, its label. In one
+        # table, because looking a window up in four costs more than all arithmetic on it.
+        label = returns if isinstance(returns, ReturnLabel) else ReturnLabel()
+        self._labelled = bool(returns)
+        labels = label.of_rows(dataset, returns_of)[rows] if returns else np.zeros(len(rows), np.float32)
+        ahead = np.minimum(dataset.offsets[1:][episode[rows]] - 1 - rows, horizon)
+        columns = (rows + before * episode[rows], rows + after * episode[rows], ahead, labels.view(np.int32))
+        self._windows = torch.from_numpy(np.stack(columns, axis=1).astype(np.int32)).to(device)
 
-        self._returns = None
-        if returns:
-            scaled = scale_returns(dataset, returns_of)[episode_of_row].astype(np.float32)
-            self._returns = torch.from_numpy(scaled).to(device)
         self._prompts = None
         if prompt is not None:
             if prompts is None:
                 raise DataError("the recipe asks for prompts, but the dataset has no prompt demonstrations")
             self._prompts = PromptWindows(
-                prompts, normalizer, self.tasks, length=prompt, spacing=prompt_spacing, device=device
+                prompts,
+                normalizer if prompt_normalize else None,
+                self.tasks,
+                length=prompt,
+                spacing=prompt_spacing,
+                latest_start=prompt_latest_start,
+                device=device,
             )
 
     def __len__(self) -> int:
         """Number of distinct windows."""
-        return len(self._rows)
+        return len(self._windows)
 
     def draw(self, per_task: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Choose windows, and prompts for them; only indices, so that every process can draw the same.
@@ -87,32 +115,32 @@ class Windows:
             per_task: windows of each task; the batch is B = per_task * number of tasks.
             generator: a CPU generator, the only source of randomness.
         """
-        task = torch.arange(len(self.tasks)).repeat_interleave(per_task)
-        picks = torch.rand(3, len(task), dtype=torch.float64, generator=generator)
-        row = self._base[task] + (picks[0] * self._count[task]).long()
-        return {"task": task, "row": row, "demonstration": picks[1], "start": picks[2]}
+        tasks = len(self.tasks)
+        row, demonstration, start = torch.rand(3, tasks * per_task, dtype=torch.float64, generator=generator).unbind()
+        row = (row.view(tasks, per_task) * self._count).long().add_(self._base).view(-1)
+        task = torch.arange(tasks).repeat_interleave(per_task, output_size=tasks * per_task)
+        return {"task": task, "row": row, "demonstration": demonstration, "start": start}
 
     def gather(self, drawn: dict[str, Tensor]) -> dict[str, Tensor]:
         """Turn what `draw` chose into a batch, in model space, on `device`.
 
         Returns:
             history (B, L, O), zeros before the episode; actions (B, H, A) and mask (B, H), False past its end;
-            task (B,); return (B, 1) in [0, 1] and prompt_states (B, J, O), prompt_actions (B, J, A) if asked for.
+            task (B,); return (B, 1) and prompt_states (B, J, O), prompt_actions (B, J, A) if asked for. The two
+            prompt fields share memory, so they are not contiguous.
         """
-        drawn = {name: value.to(self.device, non_blocking=True) for name, value in drawn.items()}
-        row = self._rows[drawn["row"]]
-        first, last = self._first[row][:, None], self._last[row][:, None]
-        past = row[:, None] + torch.arange(1 - self.history, 1, device=self.device)
-        ahead = row[:, None] + torch.arange(self.horizon, device=self.device)
-        known, mask = past >= first, ahead < last
+        if self.device.type != "cpu":
+            drawn = {name: value.to(self.device, non_blocking=True) for name, value in drawn.items()}
+        size = len(drawn["row"])
+        past, ahead, count, label = self._windows.index_select(0, drawn["row"]).t().contiguous().unbind()
         fields = {
-            "history": _rows(self._states, torch.maximum(past, first)) * known[:, :, None],
-            "actions": _rows(self._actions, torch.minimum(ahead, last)) * mask[:, :, None],
-            "mask": mask,
+            "history": self._history.index_select(0, past).view(size, self.history, -1),
+            "actions": self._actions.index_select(0, ahead).view(size, self.horizon, -1),
+            "mask": self._masks.index_select(0, count),
             "task": drawn["task"],
         }
-        if self._returns is not None:
-            fields["return"] = self._returns[row][:, None]
+        if self._labelled:
+            fields["return"] = label.view(torch.float32).view(size, 1)
         if self._prompts is not None:
             fields |= self._prompts.gather(drawn["task"], drawn["demonstration"], drawn["start"])
         return fields
@@ -131,6 +159,8 @@ class PromptWindows:
         tasks: the order tasks are numbered in.
         length: J.
         spacing: "contiguous" or "even".
+        latest_start: last step, counted from 0, at which a contiguous prompt may begin; None for any that leaves
+            J steps. Even ones always begin with the demonstration.
         device: where the tensors live.
     """
 
@@ -141,77 +171,88 @@ class PromptWindows:
         tasks: Sequence[str],
         *,
         length: int,
-        spacing: Literal["contiguous", "even"] = "contiguous",
+        spacing: Spacing = "contiguous",
+        latest_start: int | None = None,
         device: torch.device | str = "cpu",
     ):
-        self.length, self.spacing = length, spacing
-        self._states, self._actions = _model_space(dataset, normalizer, device)
+        self.length, self.spacing, self._widths = length, spacing, (dataset.states.shape[1], dataset.actions.shape[1])
         names = np.array([dataset.tasks[index] for index in dataset.task_index])
-        self._number = [np.flatnonzero(names == task) for task in tasks]
-        for task, episodes in zip(tasks, self._number, strict=True):
+        of_task = [np.flatnonzero(names == task) for task in tasks]
+        for task, episodes in zip(tasks, of_task, strict=True):
             shortest = int(dataset.lengths[episodes].min()) if len(episodes) else 0
             if shortest < length:
                 raise DataError(
                     f"task {task}: a prompt of {length} steps is asked for, but "
                     + (f"its shortest demonstration has {shortest}" if len(episodes) else "it has no demonstration")
                 )
-        order = np.concatenate(self._number)
-        counts = np.array([len(episodes) for episodes in self._number])
-        self._count = torch.from_numpy(counts).to(device)
+        order = np.concatenate(of_task)
+        counts = np.array([len(episodes) for episodes in of_task])
+        first, lengths = dataset.offsets[:-1][order], dataset.lengths[order]
+        # State and action of a step side by side: a prompt is one stretch.
+        places = np.arange(len(dataset.states))
+        halves = [_table(dataset, "states", normalizer, places, device)]
+        halves.append(_table(dataset, "actions", normalizer, places, device))
+        steps = torch.cat(halves, dim=1)
+        if spacing == "even":  # one prompt per demonstration
+            at = first[:, None] + np.arange(length) * (lengths[:, None] - 1) // max(length - 1, 1)
+            self._steps = steps[torch.from_numpy(at).to(device)].flatten(1)
+            first, starts = np.arange(len(order)), np.ones(len(order), np.int64)
+        else:
+            self._steps = _stretches(steps, length)
+            starts = lengths - length + 1
+            if latest_start is not None:
+                starts = np.minimum(starts, latest_start + 1)
+        # Counts are multiplied by what is drawn, so they are kept as what is drawn is.
+        self._count = torch.from_numpy(counts.astype(np.float64)).to(device)
         self._base = torch.from_numpy(np.cumsum(counts) - counts).to(device)
-        self._offset = torch.from_numpy(dataset.offsets[:-1][order]).to(device)
-        self._length = torch.from_numpy(dataset.lengths[order]).to(device)
+        self._first = torch.from_numpy(first).to(device)  # where a demonstration's first prompt is
+        self._starts = torch.from_numpy(starts.astype(np.float64)).to(device)  # how many it has
 
     def gather(self, task: Tensor, demonstration: Tensor, start: Tensor) -> dict[str, Tensor]:
         """Cut prompts: task (B,) numbers; demonstration and start (B,) in [0, 1) choose among what there is."""
-        which = self._base[task] + (demonstration * self._count[task]).long()
-        length = self._length[which][:, None]
-        steps = torch.arange(self.length, device=which.device)
-        if self.spacing == "even":
-            at = steps * (length - 1) // max(self.length - 1, 1)
-        else:
-            at = (start[:, None] * (length - self.length + 1)).long() + steps
-        rows = self._offset[which][:, None] + at
-        return {"prompt_states": _rows(self._states, rows), "prompt_actions": _rows(self._actions, rows)}
+        which = (demonstration * self._count.index_select(0, task)).long().add_(self._base.index_select(0, task))
+        at = self._first.index_select(0, which)
+        if self.spacing == "contiguous":
+            at.add_((start * self._starts.index_select(0, which)).long())
+        steps = self._steps.index_select(0, at).view(len(at), self.length, -1)
+        states, actions = steps.split(self._widths, dim=-1)
+        return {"prompt_states": states, "prompt_actions": actions}
 
 
-def _rows(table: Tensor, at: Tensor) -> Tensor:
-    """`table[at]`, for at (B, M) and table (R, C); on a CPU three times as fast."""
-    return table.index_select(0, at.flatten()).unflatten(0, at.shape)
+def _table(
+    dataset: TrajectoryDataset,
+    name: Literal["states", "actions"],
+    normalizer: Normalizer | None,
+    places: np.ndarray,
+    device: torch.device | str,
+    total: int | None = None,
+) -> Tensor:
+    """States or actions (R, C) in the rows `places` (R,) of a table that is zero elsewhere."""
+    values: np.ndarray = getattr(dataset, name)
+    table = torch.zeros(total or int(places[-1]) + 1, values.shape[1], device=device)
+    for begin in range(0, len(values), _CHUNK):
+        part = torch.from_numpy(values[begin : begin + _CHUNK])
+        if normalizer is not None:
+            part = getattr(normalizer, name)(part.to(normalizer.state_loc.device))
+        table[torch.from_numpy(places[begin : begin + _CHUNK]).to(device)] = part.to(device)
+    return table
 
 
-def _model_space(
-    dataset: TrajectoryDataset, normalizer: Normalizer | None, device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    states, actions = torch.from_numpy(dataset.states), torch.from_numpy(dataset.actions)
-    if normalizer is not None:
-        where = normalizer.state_loc.device
-        states, actions = normalizer.states(states.to(where)), normalizer.actions(actions.to(where))
-    return states.to(device), actions.to(device)
+def _stretches(table: Tensor, length: int) -> Tensor:
+    """Every `length` consecutive rows of table (R, C), one after the other; (R - length + 1, length * C).
 
-
-def scale_returns(dataset: TrajectoryDataset, reference: TrajectoryDataset | None = None) -> np.ndarray:
-    """Scale each episode's return by its task's 5 % and 95 % quantiles and clip to [0, 1]; shape (E,).
-
-    Args:
-        dataset: episodes to label.
-        reference: a dataset of the same tasks whose quantiles are taken; `dataset` itself by default.
+    A view of the same memory. To select from it copies long stretches, which is much faster than as many rows.
     """
-    reference = dataset if reference is None else reference
-    returns, measured = dataset.returns, reference.returns
-    scaled = np.empty_like(returns)
-    for number in range(len(dataset.tasks)):
-        mine = dataset.task_index == number
-        low, high = np.quantile(measured[reference.task_index == number], RETURN_QUANTILES)
-        scaled[mine] = np.clip((returns[mine] - low) / (high - low), 0, 1) if high > low else 1.0
-    return scaled
+    rows, width = table.shape
+    return table.as_strided((rows - length + 1, length * width), (width, 1))
 
 
-def _by_task(rows: np.ndarray, task: np.ndarray, tasks: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Sort rows by task; return them with each task's first place and number."""
+def _by_task(rows: np.ndarray, task: np.ndarray, tasks: Sequence[str]) -> tuple[np.ndarray, Tensor, Tensor]:
+    """Sort rows by task; return them with each task's first place and number, (tasks, 1)."""
     order = np.argsort(task, kind="stable")
     count = np.bincount(task, minlength=len(tasks))
     empty = [name for name, number in zip(tasks, count, strict=True) if number == 0]
     if empty:
         raise DataError(f"no steps of task {', '.join(empty)} in the dataset")
-    return torch.from_numpy(rows[order]), torch.from_numpy(np.cumsum(count) - count), torch.from_numpy(count)
+    first = torch.from_numpy(np.cumsum(count) - count)
+    return rows[order], first[:, None], torch.from_numpy(count.astype(np.float64))[:, None]

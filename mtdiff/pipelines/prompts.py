@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,54 @@ class Prompt:
                 f"got {len(self.states)} and {len(self.actions)}"
             )
 
+    def save(self, path: str | Path, *, task: str = "") -> None:
+        """Write it as safetensors: tensors `states` and `actions`, whole or not at all.
+
+        Args:
+            path: the file; its folder is made if need be.
+            task: the task's name, kept in the file for people.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        from safetensors.torch import save as serialize
+
+        path = Path(path).expanduser()
+        tensors = {"states": self.states.cpu().contiguous(), "actions": self.actions.cpu().contiguous()}
+        content = serialize(tensors, metadata={"format": "mtdiff prompt 1", "task": task})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.partial")
+        try:
+            beside.write_bytes(content)
+            os.replace(beside, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | Path) -> Prompt:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: there is no such file, it is damaged, or it holds something else.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = Path(path).expanduser()
+        if not path.is_file():
+            raise DataError(f"{path}: there is no such prompt file")
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{path}: cannot be read as safetensors ({error})") from error
+        if set(tensors) != {"states", "actions"}:
+            raise DataError(f"{path}: a prompt has the tensors states and actions, got {', '.join(sorted(tensors))}")
+        try:
+            return cls(states=tensors["states"], actions=tensors["actions"])
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
 
 class PromptLibrary(ExactModel):
     """Prompts by task, saved as safetensors with the pipeline: `pipe.prompts["reach-v3"]`.
@@ -72,6 +122,14 @@ class PromptLibrary(ExactModel):
             getattr(library, f"states_{number}").copy_(torch.stack([p.states for p in prompts[task]]))
             getattr(library, f"actions_{number}").copy_(torch.stack([p.actions for p in prompts[task]]))
         return library
+
+    def with_prompts(self, prompts: Mapping[str, list[Prompt]]) -> PromptLibrary:
+        """Return a library with these prompts too, in the place of those of the same tasks.
+
+        To give a pipeline prompts of its own: `pipe.prompts = pipe.prompts.with_prompts({"push-v3": [prompt]})`.
+        """
+        mine = {task: self[task] for task in self if task not in prompts}
+        return type(self).from_prompts({**mine, **prompts}).to(self.present.device)
 
     def __getitem__(self, task: str) -> list[Prompt]:
         """All prompts of a task.

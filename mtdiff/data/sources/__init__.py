@@ -1,5 +1,8 @@
-"""Where trajectories come from. Importing this package registers the sources; it never imports torch."""
+"""Where trajectories come from. Importing this package registers the sources; it never imports torch.
 
-from mtdiff.data.sources import collected
+What a source has to offer is in `mtdiff.data.sources.source`.
+"""
 
-__all__ = ["collected"]
+from mtdiff.data.sources import collected, folder, given, minari, npz
+
+__all__ = ["collected", "folder", "given", "minari", "npz"]
