@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtdiff.compose import set_sampling
-from mtdiff.errors import MTDiffError
+from mtdiff.errors import EnvironmentFault, MTDiffError, choices
 from mtdiff.evaluation import (
     Evaluation,
-    EvaluationResult,
     Report,
     ScriptedAgent,
     Video,
-    evaluate,
     latency,
     record_all,
     swap,
     why_no_video,
     write_report,
 )
+from mtdiff.findings import RECORDED, Findings
 from mtdiff.hub import load, pipeline_folder
-from mtdiff.recipe import Recipe, load_recipe, write_text
+from mtdiff.prompting import show_prompts
+from mtdiff.recipe import Recipe, load_recipe
 from mtdiff.runs import ROOT, Run, hardware, versions
+from mtdiff.sharding import evaluate_together as evaluate
+from mtdiff.world import on_main, planning_device
 
 if TYPE_CHECKING:
     from mtdiff.environments.suite import Suite
@@ -38,80 +39,6 @@ ALLOWED = ("suite", "sampling", "evaluation")
 _LATENCY_PLANS = 50
 
 
-@dataclass(kw_only=True)
-class Findings:
-    """Everything an evaluation of a pipeline found. Written to and read from `folder`.
-
-    Attributes:
-        folder: where it is kept.
-        result: success with each task's own prompt.
-        swapped: success with the next task's prompt, if it was asked for.
-        demonstrator: success of the scripted experts on the same episodes, if it was asked for.
-        latency: percentiles of one plan for one environment, and of the plans of the evaluation.
-        videos: films by task.
-        no_video_reason: why there are none.
-        versions: of the packages it was measured with.
-        hardware: that it was measured on.
-    """
-
-    folder: Path
-    result: EvaluationResult
-    swapped: EvaluationResult | None
-    demonstrator: EvaluationResult | None
-    latency: dict[str, dict[str, float] | None]
-    versions: dict[str, str]
-    hardware: str
-    no_video_reason: str | None = None
-    videos: dict[str, Video] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able; films are named, not contained."""
-        return {
-            "result": self.result.to_dict(),
-            "swapped": self.swapped.to_dict() if self.swapped else None,
-            "demonstrator": self.demonstrator.to_dict() if self.demonstrator else None,
-            "latency": self.latency,
-            "versions": self.versions,
-            "hardware": self.hardware,
-            "no_video_reason": self.no_video_reason,
-            "videos": {task: {"success": v.success, "steps": v.steps} for task, v in self.videos.items()},
-        }
-
-    def save(self) -> None:
-        """Write the films, then the numbers: a folder with numbers is complete."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for task, video in self.videos.items():
-            (self.folder / f"{task}.mp4").write_bytes(video.mp4)
-        write_text(self.folder / "findings.json", json.dumps(self.to_dict(), indent=1))
-
-    @classmethod
-    def load(cls, folder: Path) -> Findings | None:
-        """Read it again, or None if the folder holds nothing complete."""
-        path = folder / "findings.json"
-        if not path.is_file():
-            return None
-        found = json.loads(path.read_text())
-        films = {task: folder / f"{task}.mp4" for task in found["videos"]}
-        if not all(film.is_file() for film in films.values()):
-            return None
-        results = {
-            name: EvaluationResult.from_dict(found[name]) if found[name] else None
-            for name in ("result", "swapped", "demonstrator")
-        }
-        assert results["result"] is not None
-        return cls(
-            folder=folder,
-            result=results["result"],
-            swapped=results["swapped"],
-            demonstrator=results["demonstrator"],
-            latency=found["latency"],
-            versions=found["versions"],
-            hardware=found["hardware"],
-            no_video_reason=found["no_video_reason"],
-            videos={task: Video(mp4=films[task].read_bytes(), **found["videos"][task]) for task in films},
-        )
-
-
 def evaluate_trained(
     source: str | Path,
     overrides: Sequence[str] = (),
@@ -119,6 +46,7 @@ def evaluate_trained(
     root: Path = ROOT,
     again: bool = False,
     progress: bool = True,
+    prompts: Mapping[str, Sequence[str | Path]] | None = None,
 ) -> tuple[Findings, Path]:
     """Evaluate a run or a saved pipeline and write its report page.
 
@@ -130,12 +58,15 @@ def evaluate_trained(
         root: a pipeline that is not in a run has its findings in `<root>/evaluations`.
         again: evaluate even if the same evaluation was done before.
         progress: show bars on stderr.
+        prompts: task to files of `mtdiff prompt make`, shown in the place of the planner's own prompts.
 
     Returns:
         What was found, and the path of `report.html`.
 
     Raises:
-        MTDiffError: if there is no pipeline, an override is of another section, or a task has no prompt.
+        MTDiffError: if there is no pipeline, an override is of another section, a task has no prompt, or the suite
+            has other states and actions than the pipeline was trained on.
+        EnvironmentFault: the suite has no simulator, or it failed.
     """
     from mtdiff.pipelines.agent import PlannerAgent
 
@@ -147,27 +78,35 @@ def evaluate_trained(
     kept = folder / "recipe.yaml"
     # Before the pipeline, whose parts it may have to import.
     recipe = load_recipe(kept, overrides) if kept.is_file() else None
-    pipeline = load(folder)
+    pipeline = load(folder).to(planning_device())
     recipe = recipe or _recipe_of(pipeline, folder, overrides)
     set_sampling(pipeline, _changes(recipe))
     settings: Evaluation = recipe.build("evaluation")
     home = run.folder if run else root / "evaluations" / folder.name
-    place = home / "evaluation" / recipe.section_hash(*ALLOWED, fingerprint=_content(folder))
+    shown = show_prompts(pipeline, prompts or {})
+    place = home / "evaluation" / recipe.section_hash(*ALLOWED, fingerprint=_content(folder) + shown)
 
-    findings = None if again else Findings.load(place)
+    agent = PlannerAgent(pipeline)
+    findings = on_main(lambda: None if again else Findings.load(place))
     if findings is None:
         suite: Suite = recipe.build("suite")
+        _refuse_other_sizes(pipeline, suite)
+        for task in prompts or {}:
+            if task not in suite.tasks:
+                raise MTDiffError(f"prompt: {choices('task', task, suite.tasks)} Add it to suite.tasks=[...]")
         unknown = [task for task in suite.tasks if task not in pipeline.prompts]
         if pipeline.conditioning.reading("prompt_states") and unknown:
             raise MTDiffError(
                 f"suite.tasks: this planner has no prompt for {', '.join(unknown)}; "
                 f"it has {', '.join(pipeline.prompts)}"
             )
-        agent = PlannerAgent(pipeline)
         findings = _measure(pipeline, agent, suite, settings, place, progress=progress)
-        findings.save()
-    report = write_report(home / "report.html", _report(findings, recipe, run, source))
-    return findings, report
+        on_main(findings.save)
+    prompted = pipeline.conditioning.reading("prompt_states") is not None
+    told_by = "prompt" if prompted else "label" if agent.prompted else ""
+    known = run is not None or kept.is_file()
+    report = _report(findings, recipe, run, source, told_by=told_by, data=recipe.values["data"] if known else {})
+    return findings, on_main(lambda: write_report(home / "report.html", report))
 
 
 def _measure(
@@ -178,20 +117,29 @@ def _measure(
     if settings.swapped_prompt and len(suite.tasks) > 1 and agent.prompted:
         told = swap(suite.tasks)
         swapped = evaluate(agent, suite, settings=settings, told=told, progress=progress, label="swapped prompts")
-    if settings.demonstrator:
+    if settings.demonstrator and getattr(suite, "has_demonstrator", True):
         expert = ScriptedAgent(suite)
         demonstrator = evaluate(expert, suite, settings=settings, progress=progress, label="scripted experts")
-    reason = "not asked for (evaluation.videos: false)" if not settings.videos else why_no_video()
+    videos: dict[str, Video] = {}
+    reason: str | None = "not asked for (evaluation.videos: false)"
+    if settings.videos:
+        reason = on_main(lambda: why_no_video(getattr(suite, "draws_with", "mujoco")))
+    if reason is None:
+        try:
+            videos = on_main(lambda: record_all(agent, suite, seed=settings.seed))
+        except EnvironmentFault as fault:  # what was measured is worth more than a film of it
+            reason = re.sub(r"^slot \d+ \(.*?\): ", "", str(fault).partition("\n")[0])
+    alone = on_main(lambda: plan_latency(agent, suite))
     return Findings(
         folder=place,
         result=result,
         swapped=swapped,
         demonstrator=demonstrator,
-        latency={"one environment": plan_latency(agent, suite), "during the evaluation": result.latency},
+        latency={"one environment": alone, "during the evaluation": result.latency},
         versions=versions() | suite.versions(),
         hardware=hardware(),
         no_video_reason=reason,
-        videos=record_all(agent, suite, seed=settings.seed) if reason is None else {},
+        videos=videos,
     )
 
 
@@ -214,6 +162,15 @@ def _refuse_other_sections(overrides: Sequence[str]) -> None:
                 f"command line: {override}: an evaluation can change {', '.join(ALLOWED)}, got {section}. "
                 "Anything else needs training"
             )
+
+
+def _refuse_other_sizes(pipeline: PlannerPipeline, suite: Suite) -> None:
+    trained = pipeline.normalizer.config.state_dim, pipeline.normalizer.config.action_dim
+    if (suite.state_dim, suite.action_dim) != trained:
+        raise MTDiffError(
+            f"suite: this planner was trained on states of {trained[0]} numbers and actions of {trained[1]}, "
+            f"and '{suite.name}' has {suite.state_dim} and {suite.action_dim}"
+        )
 
 
 def _recipe_of(pipeline: PlannerPipeline, folder: Path, overrides: Sequence[str]) -> Recipe:
@@ -241,55 +198,66 @@ def _content(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _report(findings: Findings, recipe: Recipe, run: Run | None, source: str | Path) -> Report:
+def _report(
+    findings: Findings, recipe: Recipe, run: Run | None, source: str | Path, *, told_by: str, data: Mapping[str, Any]
+) -> Report:
+    """The page; `data` is the recipe's section of what the pipeline was trained on, empty if nobody knows."""
     from mtdiff.data.trajectories import TrajectoryDataset
 
-    tasks = findings.result.by_task
-    data: list[dict[str, Any]] = []
-    summary = f"{len(tasks)} tasks, {findings.result.settings['episodes_per_task']} episodes each"
+    result, table = findings.result, []
+    episodes, tasks = result.settings["episodes_per_task"], len(result.by_task)
+    summary = f"{tasks} tasks, {episodes} episodes each" if tasks > 1 else f"{episodes} episodes of one task"
+    origin = data.get("name")
     if run:
-        kept = Path(run.info["data"]["folder"])
-        data = TrajectoryDataset.load(kept).summary() if kept.is_dir() else []
         size = run.info["data"]
+        kept = Path(size["folder"]) if size["folder"] else None  # none if a program handed the data over
+        if kept and kept.is_dir():
+            dataset = TrajectoryDataset.load(kept)
+            unknown = {"success"} if result.measure == "return" else set()
+            table = [{key: row[key] for key in row if key not in unknown} for row in dataset.summary()]
+            origin = dataset.metadata.get("data", {}).get("name", origin)
         summary += (
             f". Trained for {run.info['updates']:,} updates in {run.info['seconds'] / 60:.1f} min on "
-            f"{size['episodes']} scripted episodes ({size['steps']:,} steps)"
+            f"{size['episodes']} {'scripted ' if origin == RECORDED else ''}episodes ({size['steps']:,} steps)"
         )
     name = run.info["name"] if run else findings.folder.parents[1].name
-    others = {"scripted expert": findings.demonstrator} if findings.demonstrator else {}
     return Report(
         title=f"{name}: {recipe.get('pipeline')} on {recipe.get('suite.name')}",
         summary=summary + ".",
-        result=findings.result,
+        told_by=told_by,
+        random_goals=findings.random_goals,
+        result=result,
         swapped=findings.swapped,
-        others=others,
+        others={"scripted expert": findings.demonstrator} if findings.demonstrator else {},
         metrics=run.metrics if run else (),
         videos=findings.videos,
         no_video_reason=findings.no_video_reason,
         latency=findings.latency,
-        data=data,
+        data=table,
         recipe=recipe.to_yaml(),
         environment={"hardware": findings.hardware, **findings.versions},
         commands=[f"mtdiff evaluate {source}"] + ([f"mtdiff train {run.folder}/recipe.yaml"] if run else []),
-        notes=[
-            "Every evaluation episode has a random goal that is in neither the training data nor the prompts.",
-            "Swapped prompt: the same episodes while the planner is shown the next task's demonstration. "
-            "Where success stays high, the state alone gives the task away.",
-            "The data come from scripted experts, not from an agent's replay buffer: "
-            "the numbers do not compare with the paper's.",
-        ],
+        notes=findings.notes(origin, told_by),
     )
 
 
 def to_document(findings: Findings, report: Path) -> dict[str, Any]:
-    """What `mtdiff evaluate --json` prints."""
-    tasks = {task: asdict(row) for task, row in findings.result.by_task.items()}
+    """What `mtdiff evaluate --json` prints. `measure` says whether success or return is what was found."""
+    result = findings.result.to_dict()
+    document: dict[str, Any] = {
+        "measure": findings.result.measure,
+        "mean_success": result["mean_success"],
+        "mean_interval": result["mean_interval"],
+        "mean_return": findings.result.mean_return if findings.result.whole else None,
+        "mean_return_interval": result.get("mean_return_interval"),
+        "tasks": result["tasks"],
+    }
+    for label, other in (("swapped", findings.swapped), ("demonstrator", findings.demonstrator)):
+        counted = other is not None and other.measure == "success"
+        document[f"{label}_mean_success"] = other.mean_success if other and counted else None
+        document[f"{label}_mean_return"] = other.mean_return if other and other.whole else None
     return {
-        "mean_success": findings.result.mean_success,
-        "mean_interval": findings.result.mean_interval,
-        "tasks": tasks,
-        "swapped_mean_success": findings.swapped.mean_success if findings.swapped else None,
-        "demonstrator_mean_success": findings.demonstrator.mean_success if findings.demonstrator else None,
+        **document,
         "latency": findings.latency,
         "settings": findings.result.settings,
         "hardware": findings.hardware,

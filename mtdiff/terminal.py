@@ -132,26 +132,33 @@ def print_trained(document: dict[str, Any]) -> None:
 
 
 def print_evaluation(document: dict[str, Any]) -> None:
-    """Print success per task, and where the report is."""
+    """Print success per task, or return where there is no success to speak of, and where the report is."""
     out = console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("task", style="bold", no_wrap=True)
-    for column in ("success", "95 % interval", "steps"):
+    measure = document["measure"]
+    for column in (measure, "95 % interval", "steps"):
         table.add_column(column, justify="right")
+
+    def span(interval: list[float] | None, digits: int) -> str:
+        return f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}" if interval else "-"
+
     for task, row in document["tasks"].items():
-        interval = f"{row['interval'][0]:.2f} to {row['interval'][1]:.2f}"
-        rate = f"{row['success']:.2f} ({row['successes']}/{row['episodes']})"
-        table.add_row(task, rate, interval, f"{row['steps']:.0f}")
-    low, high = document["mean_interval"]
+        if measure == "success":
+            rate = f"{row['success']:.2f} ({row['successes']}/{row['episodes']})"
+            table.add_row(task, rate, span(row["interval"], 2), f"{row['steps']:.0f}")
+        else:
+            table.add_row(task, f"{row['total_reward']:.1f}", span(row["return_interval"], 1), f"{row['steps']:.0f}")
     table.add_section()
-    table.add_row("mean", f"{document['mean_success']:.2f}", f"{low:.2f} to {high:.2f}", "")
+    if measure == "success":
+        table.add_row("mean", f"{document['mean_success']:.2f}", span(document["mean_interval"], 2), "")
+    else:
+        table.add_row("mean", f"{document['mean_return']:.1f}", span(document["mean_return_interval"], 1), "")
     out.print(table)
-    for label, key in (
-        ("swapped prompts", "swapped_mean_success"),
-        ("scripted experts", "demonstrator_mean_success"),
-    ):
-        if document[key] is not None:
-            out.print(Text(f"{label}: mean success {document[key]:.2f}"))
+    for label, key in (("swapped prompts", "swapped_mean"), ("scripted experts", "demonstrator_mean")):
+        value = document[f"{key}_{measure}"]
+        if value is not None:
+            out.print(Text(f"{label}: mean {measure} {value:.{2 if measure == 'success' else 1}f}"))
     if plan := document["latency"]["one environment"]:
         out.print(Text(f"one plan: p50 {1000 * plan['p50']:.1f} ms, p95 {1000 * plan['p95']:.1f} ms"))
     if document["no_video_reason"]:

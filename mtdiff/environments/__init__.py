@@ -1,5 +1,7 @@
 """Suites of environments. Importing this package registers them; it never imports torch or a simulator."""
 
+from mtdiff.environments.gymnasium_suite import Gymnasium
 from mtdiff.environments.metaworld import MetaWorld
+from mtdiff.environments.offline import Offline
 
-__all__ = ["MetaWorld"]
+__all__ = ["Gymnasium", "MetaWorld", "Offline"]

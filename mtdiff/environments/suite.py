@@ -56,6 +56,10 @@ class Suite(Protocol):
 
     A suite is rebuilt in worker processes from `describe()`, so making one must be cheap and its class
     importable.
+
+    It may also have attributes that say what it lacks; without them it lacks nothing: `has_demonstrator` (false:
+    `demonstrator` raises), `has_success` (false: no step is ever a success, results are returns), `draws_with`
+    ("mujoco": pictures need MuJoCo's renderer; None: nobody knows before the first picture).
     """
 
     name: str

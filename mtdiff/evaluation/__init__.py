@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mtdiff.evaluation.agents import Agent, RandomAgent, ScriptedAgent
     from mtdiff.evaluation.report import Report, write_report
-    from mtdiff.evaluation.results import Episode, EvaluationResult, TaskResult, latency
+    from mtdiff.evaluation.results import Episode, EvaluationResult, TaskResult, latency, merged
     from mtdiff.evaluation.rollouts import evaluate, swap
     from mtdiff.evaluation.settings import Evaluation
     from mtdiff.evaluation.statistics import mean_of_rates, stratified_bootstrap, wilson
@@ -27,6 +27,7 @@ __all__ = [
     "evaluate",
     "latency",
     "mean_of_rates",
+    "merged",
     "record",
     "record_all",
     "stratified_bootstrap",
@@ -40,7 +41,7 @@ __all__ = [
 _HOME = {
     "agents": ("Agent", "RandomAgent", "ScriptedAgent"),
     "report": ("Report", "write_report"),
-    "results": ("Episode", "EvaluationResult", "TaskResult", "latency"),
+    "results": ("Episode", "EvaluationResult", "TaskResult", "latency", "merged"),
     "rollouts": ("evaluate", "swap"),
     "settings": ("Evaluation",),
     "statistics": ("mean_of_rates", "stratified_bootstrap", "wilson"),

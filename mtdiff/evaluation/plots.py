@@ -39,26 +39,55 @@ _STYLE: dict[Any, Any] = {
 
 def success_bars(result: EvaluationResult, swapped: EvaluationResult | None = None) -> str:
     """Return a bar per task with its 95 % interval; below it, the bar under the swapped prompt."""
-    rows = result.by_task
-    other = swapped.by_task if swapped else {}
+    rows, other = (
+        {task: (row.success, row.interval) for task, row in r.by_task.items()} for r in _both(result, swapped)
+    )
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "success"}):
-        figure, axes = _figure(4.7, 0.75 + (0.46 if other else 0.34) * len(rows))
-        height = 0.34 if other else 0.56
-        for index, (task, row) in enumerate(rows.items()):
-            _bar(axes, index - (height / 2 if other else 0), height, row.success, row.interval, FIRST)
-            if task in other:
-                _bar(axes, index + height / 2, height, other[task].success, other[task].interval, SECOND)
-        axes.set_yticks(range(len(rows)), list(rows), color=INK)
-        axes.tick_params(axis="y", length=0)
-        axes.set(xlim=(0, 1.0), ylim=(len(rows) - 0.5, -0.5))
+        figure, axes = _bars(rows, other)
+        axes.set_xlim(0, 1.0)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.grid(axis="y", visible=False)
-        axes.spines["left"].set_visible(False)
         return _svg(figure, "Success per task with 95 % intervals")
 
 
-def _bar(axes: Axes, y: float, height: float, value: float, interval: Interval, colour: str) -> None:
+def return_bars(result: EvaluationResult, swapped: EvaluationResult | None = None) -> str:
+    """Return a bar per task for its mean return, from zero, likewise."""
+    rows, other = (
+        {task: (row.total_reward, r.return_interval(task)) for task, row in r.by_task.items()}
+        for r in _both(result, swapped)
+    )
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "return"}):
+        figure, axes = _bars(rows, other)
+        axes.axvline(0.0, color=FAINT, linewidth=0.8)
+        return _svg(figure, "Mean return per task with 95 % intervals")
+
+
+_Heights = Mapping[str, tuple[float, Interval | None]]
+
+
+def _both(result: EvaluationResult, swapped: EvaluationResult | None) -> tuple[EvaluationResult, EvaluationResult]:
+    """Both results; for want of the second one, one without episodes."""
+    return result, swapped or EvaluationResult(episodes=[], settings={}, suite={})
+
+
+def _bars(rows: _Heights, other: _Heights) -> tuple[Figure, Axes]:
+    figure, axes = _figure(4.7, 0.75 + (0.46 if other else 0.34) * len(rows))
+    height = 0.34 if other else 0.56
+    for index, (task, (value, interval)) in enumerate(rows.items()):
+        _bar(axes, index - (height / 2 if other else 0), height, value, interval, FIRST)
+        if task in other:
+            _bar(axes, index + height / 2, height, *other[task], SECOND)
+    axes.set_yticks(range(len(rows)), list(rows), color=INK)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    return figure, axes
+
+
+def _bar(axes: Axes, y: float, height: float, value: float, interval: Interval | None, colour: str) -> None:
     axes.barh(y, value, height=height * 0.86, color=colour, linewidth=0)
+    if interval is None:
+        return
     axes.plot(interval, (y, y), color=INK, linewidth=1.1, alpha=0.75, solid_capstyle="butt", clip_on=False)
     for end in interval:
         reach = height * 0.2

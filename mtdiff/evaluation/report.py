@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from mtdiff.evaluation.plots import learning_curve, success_bars
+from mtdiff.evaluation.plots import learning_curve, return_bars, success_bars
 from mtdiff.evaluation.results import EvaluationResult
 from mtdiff.evaluation.video import Video
 
@@ -28,6 +28,8 @@ class Report:
         title: the page's title.
         result: the evaluation; the headline and the table of tasks are its numbers.
         summary: one or two sentences below the title: what was trained on what.
+        told_by: how the agent is told its task: "prompt", "label", or "" for not at all.
+        random_goals: whether every episode has a goal of its own, as the page will say.
         swapped: the same evaluation while the agent was shown another task's prompt.
         others: further rows for the table, by label, such as the scripted demonstrator's.
         metrics: training's log: rows with `update`, `loss`, `val_loss`, `seconds` where known.
@@ -44,6 +46,8 @@ class Report:
     title: str
     result: EvaluationResult
     summary: str = ""
+    told_by: str = "prompt"
+    random_goals: bool = True
     swapped: EvaluationResult | None = None
     others: Mapping[str, EvaluationResult] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
@@ -73,18 +77,32 @@ def render(report: Report) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters.update(percent=_percent, span=_span, duration=_duration, number=_number, cell=_cell, film=_film)
-    rows = [{"label": "own prompt", "kind": "first", "result": report.result}]
+    environment.filters.update(
+        percent=_percent,
+        span=_span,
+        amount=_amount,
+        extent=_extent,
+        duration=_duration,
+        number=_number,
+        cell=_cell,
+        film=_film,
+    )
+    told = f" {report.told_by}" if report.told_by else ""
+    own, other = f"own{told}" if told else "planner", f"swapped{told}"
+    rows = [{"label": own, "kind": "first", "result": report.result}]
     if report.swapped:
-        rows.append({"label": "swapped prompt", "kind": "second", "result": report.swapped})
+        rows.append({"label": other, "kind": "second", "result": report.swapped})
     rows += [{"label": label, "kind": "other", "result": result} for label, result in report.others.items()]
     curve = learning_curve(report.metrics)
     swapped = report.swapped.to_dict() if report.swapped else None
     numbers = {"success": report.result.to_dict(), "swapped": swapped}
+    bars = success_bars if report.result.measure == "success" else return_bars
     return environment.from_string(template).render(
         report=report,
         rows=rows,
-        bars=Markup(success_bars(report.result, report.swapped)),
+        own=own,
+        other=other,
+        bars=Markup(bars(report.result, report.swapped)),
         curve=Markup(curve) if curve else None,
         training=_training(report.metrics),
         latency={label: row for label, row in report.latency.items() if row},
@@ -104,6 +122,16 @@ def _percent(value: float) -> str:
 
 def _span(interval: Sequence[float]) -> str:
     return f"{100 * interval[0]:.0f}–{100 * interval[1]:.0f}{_GAP}%"
+
+
+def _amount(value: float | None) -> str:
+    """A return, which may be negative."""
+    return "–" if value is None else _number(float(value)).replace("-", "\N{MINUS SIGN}")
+
+
+def _extent(interval: Sequence[float] | None) -> str:
+    """An interval of returns: a dash between two negative ones would be one too many."""
+    return "–" if interval is None else f"{_amount(interval[0])} to {_amount(interval[1])}"
 
 
 def _duration(seconds: float) -> str:

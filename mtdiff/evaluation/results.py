@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -57,20 +57,25 @@ class EvaluationResult:
         settings: the evaluation settings used.
         suite: the suite's own description (name and arguments).
         told: which task's prompt the agent was given for each task, where that was not the task itself.
+        measure: "success", or "return" where the suite knows no success: then `success` is never true, and no
+            episode was cut.
         seconds: wall time of the whole evaluation, starting of the simulators included.
         planning_seconds: of which inside the agent.
         simulating_seconds: of which inside the simulators.
         latency: percentiles of the agent's own planning times, see `latency`; None if it keeps none.
+        plans: those times themselves; not written to JSON.
     """
 
     episodes: list[Episode]
     settings: dict[str, Any]
     suite: dict[str, Any]
     told: dict[str, str] = field(default_factory=dict)
+    measure: Literal["success", "return"] = "success"
     seconds: float = 0.0
     planning_seconds: float = 0.0
     simulating_seconds: float = 0.0
     latency: dict[str, float] | None = None
+    plans: list[tuple[int, float]] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def by_task(self) -> dict[str, TaskResult]:
@@ -103,6 +108,29 @@ class EvaluationResult:
         rows = self.by_task.values()
         return mean_of_rates([row.successes for row in rows], [row.episodes for row in rows])
 
+    @property
+    def whole(self) -> bool:
+        """Whether every return is that of a whole episode, not cut at its success."""
+        return self.measure == "return" or not self.settings.get("stop_on_success")
+
+    @property
+    def mean_return(self) -> float:
+        """Mean over tasks of their mean returns; see `whole`."""
+        return float(np.mean([row.total_reward for row in self.by_task.values()]))
+
+    def return_interval(self, task: str | None = None) -> Interval | None:
+        """Return a bootstrap's 95 % interval of a task's mean return, or of `mean_return`.
+
+        None where there is nothing to see a spread in: fewer than two episodes of a task.
+        """
+        values: dict[str, list[float]] = {}
+        for episode in self.episodes:
+            if task in (None, episode.task):
+                values.setdefault(episode.task, []).append(episode.total_reward)
+        if not values or min(map(len, values.values())) < 2:
+            return None
+        return stratified_bootstrap(list(values.values()))
+
     def bootstrap(self, what: str = "success") -> Interval:
         """Return a stratified bootstrap's 95 % interval of the mean `success` or `total_reward`."""
         values: dict[str, list[float]] = {}
@@ -116,15 +144,20 @@ class EvaluationResult:
         return sum(e.steps for e in self.episodes) / self.seconds if self.seconds else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON's types: the summary first, for readers, then what `from_dict` needs."""
-        rows = self.by_task
-        cut = "_until_success" if self.settings.get("stop_on_success") else ""
+        """Return everything as JSON's types: the summary first, for readers, then what `from_dict` needs.
+
+        Rates of success are null where the suite knows no success.
+        """
+        counted = self.measure == "success"
+        cut = "" if self.whole else "_until_success"
         return {
-            "mean_success": self.mean_success,
-            "mean_interval": list(self.mean_interval),
-            "mean_interval_bootstrap": list(self.bootstrap()),
-            f"mean_total_reward{cut}": float(np.mean([row.total_reward for row in rows.values()])),
-            "tasks": {task: {**asdict(row), "interval": list(row.interval)} for task, row in rows.items()},
+            "measure": self.measure,
+            "mean_success": self.mean_success if counted else None,
+            "mean_interval": list(self.mean_interval) if counted else None,
+            "mean_interval_bootstrap": list(self.bootstrap()) if counted else None,
+            f"mean_total_reward{cut}": self.mean_return,
+            **({"mean_return_interval": _plain(self.return_interval())} if self.whole else {}),
+            "tasks": self.rows(),
             "told": dict(self.told),
             "seconds": self.seconds,
             "planning_seconds": self.planning_seconds,
@@ -135,6 +168,17 @@ class EvaluationResult:
             "suite": self.suite,
             "episodes": [asdict(e) for e in self.episodes],
         }
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Return the tasks' rows as JSON's types, with `return_interval` where returns are whole."""
+        rows: dict[str, dict[str, Any]] = {}
+        for task, row in self.by_task.items():
+            rows[task] = {**asdict(row), "interval": list(row.interval)}
+            if self.measure == "return":
+                rows[task] |= dict.fromkeys(("successes", "success", "interval"))
+            if self.whole:
+                rows[task]["return_interval"] = _plain(self.return_interval(task))
+        return rows
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EvaluationResult:
@@ -149,6 +193,7 @@ class EvaluationResult:
                 settings=dict(data["settings"]),
                 suite=dict(data["suite"]),
                 told=dict(data["told"]),
+                measure=data.get("measure", "success"),
                 seconds=data["seconds"],
                 planning_seconds=data["planning_seconds"],
                 simulating_seconds=data["simulating_seconds"],
@@ -156,6 +201,30 @@ class EvaluationResult:
             )
         except (KeyError, TypeError) as error:
             raise DataError(f"this is not an evaluation result written by mtdiff: {error}.") from error
+
+
+def _plain(interval: Interval | None) -> list[float] | None:
+    return list(interval) if interval else None
+
+
+def merged(shares: Sequence[EvaluationResult], tasks: Sequence[str]) -> EvaluationResult:
+    """Put the shares of one evaluation together that ran side by side: its time is that of the slowest.
+
+    Args:
+        shares: what `evaluate(..., share=(i, n))` returned for every i.
+        tasks: their order in the result.
+    """
+    plans = [plan for share in shares for plan in share.plans]
+    episodes = [episode for share in shares for episode in share.episodes]
+    return replace(
+        shares[0],
+        episodes=sorted(episodes, key=lambda e: (list(tasks).index(e.task), e.episode)),
+        seconds=max(share.seconds for share in shares),
+        planning_seconds=float(np.mean([share.planning_seconds for share in shares])),
+        simulating_seconds=float(np.mean([share.simulating_seconds for share in shares])),
+        latency=latency(plans),
+        plans=plans,
+    )
 
 
 def latency(plans: Sequence[tuple[int, float]]) -> dict[str, float] | None:

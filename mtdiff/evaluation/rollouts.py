@@ -30,6 +30,7 @@ def evaluate(
     told: Mapping[str, str] | None = None,
     progress: bool = True,
     label: str = "evaluate",
+    share: tuple[int, int] = (0, 1),
 ) -> EvaluationResult:
     """Run `settings.episodes_per_task` episodes of every task and return what happened.
 
@@ -45,6 +46,7 @@ def evaluate(
         told: the task whose prompt the agent is given, where it is not the task itself; see `swap`.
         progress: show a bar on stderr.
         label: what the bar says.
+        share: (i, n) runs only every n-th episode, beginning with the i-th; `merged` puts n shares together.
 
     Raises:
         MTDiffError: unknown task, more steps than the suite allows, actions of a wrong shape or not finite.
@@ -61,18 +63,23 @@ def evaluate(
         raise MTDiffError(f"evaluation.max_steps: should be at most {suite.max_steps} ({suite.name}), got {limit}.")
 
     started = time.perf_counter()
-    per_round = min(settings.episodes_per_task, max(1, settings.slots // len(tasks)))
-    slot_tasks = [task for task in tasks for _ in range(per_round)]
-    clock, stop = _Clock(), settings.stop_on_success
+    numbers: dict[str, list[int]] = {}
+    for task, number in [(task, n) for task in tasks for n in range(settings.episodes_per_task)][share[0] :: share[1]]:
+        numbers.setdefault(task, []).append(number)
+    most = max(map(len, numbers.values()), default=0)
+    per_round = min(most, max(1, settings.slots // max(1, len(numbers))))
+    slot_tasks = [task for task in numbers for _ in range(per_round)]
+    clock, stop = _Clock(counts=getattr(suite, "has_success", True)), settings.stop_on_success
     found: list[Episode] = []
-    total = len(tasks) * settings.episodes_per_task
+    total = sum(map(len, numbers.values()))
     with (
         # miniters 0: the rate is kept fresh also while no episode ends.
         tqdm(total=total, desc=label, unit="ep", disable=not progress, mininterval=0.5, miniters=0) as bar,
-        VectorEnv(suite, slot_tasks, workers=settings.workers) as env,
+        # A share may be empty, and then there is nothing to simulate.
+        VectorEnv(suite, slot_tasks or tasks[:1], workers=settings.workers if numbers else 1) as env,
     ):
-        for first in range(0, settings.episodes_per_task, per_round):
-            batch = _Batch.of(tasks, per_round, first, settings)
+        for first in range(0, most, max(1, per_round)):
+            batch = _Batch.of(numbers, per_round, first, settings)
             _run(agent, env, batch, told, clock, bar, width=suite.action_dim, limit=limit, stop=stop)
             found += batch.records()
     found.sort(key=lambda e: (tasks.index(e.task), e.episode))
@@ -81,10 +88,12 @@ def evaluate(
         settings=asdict(settings),
         suite=dict(suite.describe()),
         told=told,
+        measure="success" if clock.counts else "return",
         seconds=time.perf_counter() - started,
         planning_seconds=clock.planning,
         simulating_seconds=clock.simulating,
         latency=latency(clock.plans),
+        plans=clock.plans,
     )
 
 
@@ -117,6 +126,7 @@ def checked(actions: np.ndarray, rows: int, width: int) -> np.ndarray:
 class _Clock:
     """Where the time went, and how far the work is."""
 
+    counts: bool = True  # successes: whether the suite knows any
     planning: float = 0.0
     simulating: float = 0.0
     steps: int = 0
@@ -134,10 +144,13 @@ class _Batch:
     slots: np.ndarray
 
     @classmethod
-    def of(cls, tasks: Sequence[str], per_round: int, first: int, settings: Evaluation) -> _Batch:
-        """Return episodes first ... first + per_round - 1 of every task, as many as there are."""
-        count = min(per_round, settings.episodes_per_task - first)
-        entries = [(t, first + n, i * per_round + n) for i, t in enumerate(tasks) for n in range(count)]
+    def of(cls, numbers: Mapping[str, Sequence[int]], per_round: int, first: int, settings: Evaluation) -> _Batch:
+        """Return the entries first ... first + per_round - 1 of every task's numbers, as many as there are."""
+        entries = [
+            (task, number, i * per_round + n)
+            for i, (task, own) in enumerate(numbers.items())
+            for n, number in enumerate(own[first : first + per_round])
+        ]
         return cls(
             tasks=[task for task, _, _ in entries],
             numbers=[number for _, number, _ in entries],
@@ -210,5 +223,6 @@ def _run(
 def _show(bar: tqdm, batch: _Batch, ended: np.ndarray, clock: _Clock) -> None:
     clock.successes += int((batch.success_step[ended] > 0).sum())
     rate = clock.steps / max(clock.planning + clock.simulating, 1e-9)
-    bar.set_postfix_str(f"{clock.successes} succeeded, {rate:.0f} steps/s", refresh=False)
+    succeeded = f"{clock.successes} succeeded, " if clock.counts else ""
+    bar.set_postfix_str(f"{succeeded}{rate:.0f} steps/s", refresh=False)
     bar.update(len(ended))

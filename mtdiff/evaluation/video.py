@@ -44,22 +44,30 @@ class Video:
         mp4: the file's bytes: H.264, yuv420p, playable in every browser.
         success: whether the episode succeeded.
         steps: environment steps shown, the few after the success included.
+        total_reward: sum of rewards over them; None if it was not kept.
     """
 
     mp4: bytes
     success: bool
     steps: int
+    total_reward: float | None = None
 
 
 @functools.cache
-def why_no_video() -> str | None:
-    """Return None where videos can be made, else the reason in one line. Asked once per process."""
+def why_no_video(draws_with: str | None = "mujoco") -> str | None:
+    """Return None where videos can be made, else the reason in one line. Asked once per process.
+
+    Args:
+        draws_with: the suite's attribute; "mujoco" asks for its off-screen renderer too.
+    """
     try:
         import imageio_ffmpeg
 
         imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
         return f"no video encoder: {error}"
+    if draws_with != "mujoco":
+        return None
     environment = {"MUJOCO_GL": "egl", **os.environ}  # as the simulator workers choose it
     try:
         probe = subprocess.run(
@@ -119,7 +127,7 @@ def record_all(
     """
     if size < 2 or size % 2:
         raise MTDiffError(f"video size: should be even, because H.264 stores colour at half size, got {size}.")
-    if reason := why_no_video():
+    if reason := why_no_video(getattr(suite, "draws_with", "mujoco")):
         raise MTDiffError(reason)
     tasks = list(suite.tasks if tasks is None else tasks)
     limit = min(max_steps, suite.max_steps)
@@ -127,7 +135,7 @@ def record_all(
     frames: list[list[np.ndarray]] = [[] for _ in tasks]
     steps = np.zeros(len(tasks), int)
     last = np.full(len(tasks), limit)  # the step after which a slot's film ends
-    success = np.zeros(len(tasks), bool)
+    success, total_reward = np.zeros(len(tasks), bool), np.zeros(len(tasks))
     with VectorEnv(suite, tasks, workers=workers, render=True) as env:
         live = np.arange(len(tasks))
         states = env.reset(seeds, slots=live)
@@ -140,6 +148,7 @@ def record_all(
                 break
             out = env.step(checked(agent.act(states, live), live.size, suite.action_dim), live)
             steps[live] += 1
+            total_reward[live] += out.rewards
             first = live[np.asarray(out.success, bool) & ~success[live]]
             success[first] = True
             last[first] = np.minimum(steps[first] + linger, suite.max_steps)
@@ -147,7 +156,12 @@ def record_all(
             shown = live[ended | (steps[live] % every == 0)]  # always the last one
             live, states = live[~ended], out.states[~ended]
     return {
-        task: Video(mp4=encode(frames[i], fps=fps), success=bool(success[i]), steps=int(steps[i]))
+        task: Video(
+            mp4=encode(frames[i], fps=fps),
+            success=bool(success[i]),
+            steps=int(steps[i]),
+            total_reward=float(total_reward[i]),
+        )
         for i, task in enumerate(tasks)
     }
 

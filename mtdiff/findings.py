@@ -1,0 +1,129 @@
+"""What an evaluation of a pipeline found, kept in a folder so that it is not done twice."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mtdiff.evaluation import EvaluationResult, Video
+from mtdiff.recipe import write_text
+
+RECORDED = "collected"
+"""The source of data whose episodes scripted experts made."""
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """Everything an evaluation of a pipeline found. Written to and read from `folder`.
+
+    Attributes:
+        folder: where it is kept.
+        result: success with each task's own prompt.
+        swapped: success with the next task's prompt, if it was asked for.
+        demonstrator: success of the scripted experts on the same episodes, if it was asked for and there are any.
+        latency: percentiles of one plan for one environment, and of the plans of the evaluation.
+        videos: films by task.
+        no_video_reason: why there are none.
+        versions: of the packages it was measured with.
+        hardware: that it was measured on.
+    """
+
+    folder: Path
+    result: EvaluationResult
+    swapped: EvaluationResult | None
+    demonstrator: EvaluationResult | None
+    latency: dict[str, dict[str, float] | None]
+    versions: dict[str, str]
+    hardware: str
+    no_video_reason: str | None = None
+    videos: dict[str, Video] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; films are named, not contained."""
+        return {
+            "result": self.result.to_dict(),
+            "swapped": self.swapped.to_dict() if self.swapped else None,
+            "demonstrator": self.demonstrator.to_dict() if self.demonstrator else None,
+            "latency": self.latency,
+            "versions": self.versions,
+            "hardware": self.hardware,
+            "no_video_reason": self.no_video_reason,
+            "videos": {
+                task: {"success": v.success, "steps": v.steps, "total_reward": v.total_reward}
+                for task, v in self.videos.items()
+            },
+        }
+
+    def save(self) -> None:
+        """Write the films, then the numbers: a folder with numbers is complete."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for task, video in self.videos.items():
+            (self.folder / f"{task}.mp4").write_bytes(video.mp4)
+        write_text(self.folder / "findings.json", json.dumps(self.to_dict(), indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> Findings | None:
+        """Read it again, or None if the folder holds nothing complete."""
+        path = folder / "findings.json"
+        if not path.is_file():
+            return None
+        found = json.loads(path.read_text())
+        films = {task: folder / f"{task}.mp4" for task in found["videos"]}
+        if not all(film.is_file() for film in films.values()):
+            return None
+        results = {
+            name: EvaluationResult.from_dict(found[name]) if found[name] else None
+            for name in ("result", "swapped", "demonstrator")
+        }
+        assert results["result"] is not None
+        return cls(
+            folder=folder,
+            result=results["result"],
+            swapped=results["swapped"],
+            demonstrator=results["demonstrator"],
+            latency=found["latency"],
+            versions=found["versions"],
+            hardware=found["hardware"],
+            no_video_reason=found["no_video_reason"],
+            videos={task: Video(mp4=films[task].read_bytes(), **found["videos"][task]) for task in films},
+        )
+
+    @property
+    def random_goals(self) -> bool:
+        """Whether every episode had a goal of its own, and not just a start."""
+        return self.result.suite.get("name") != "gymnasium"
+
+    def notes(self, origin: str | None, told_by: str) -> list[str]:
+        """What a reader must know to judge the numbers.
+
+        Args:
+            origin: the source of data that the pipeline was trained on, None if nobody knows.
+            told_by: how the planner is told its task: "prompt", "label" or "".
+        """
+        notes = []
+        if origin == RECORDED and self.random_goals:
+            notes.append(
+                "Every evaluation episode has a random goal that is in neither the training data nor the prompts."
+            )
+        else:
+            notes.append("Every evaluation episode follows from a seed that is used for evaluation only.")
+        if self.swapped:
+            told = "told the next task" if told_by == "label" else "shown the next task's demonstration"
+            notes.append(
+                f"Swapped {told_by or 'prompt'}: the same episodes while the planner is {told}. "
+                f"Where {self.result.measure} stays high, the state alone gives the task away."
+            )
+        if origin == RECORDED:
+            notes.append(
+                "The data come from scripted experts, not from an agent's replay buffer: "
+                "the numbers do not compare with the paper's."
+            )
+        elif origin:
+            notes.append(
+                "The data were brought along, not recorded by mtdiff: it knows no more of them than their table says."
+            )
+        if self.result.settings["demonstrator"] and not self.demonstrator:
+            notes.append("This suite has no scripted expert to compare with.")
+        return notes
