@@ -33,11 +33,16 @@ def swapped(kind: Any, **arguments: Any) -> Any:
     return lambda timesteps: kind.from_config(ddpm(num_train_timesteps=timesteps).config, **arguments)
 
 
-def registered(name: str) -> Any:
-    return lambda timesteps: SCHEDULERS.build({"name": name, "num_train_timesteps": timesteps})
+def registered(name: str, **arguments: Any) -> Any:
+    return lambda timesteps: SCHEDULERS.build({"name": name, "num_train_timesteps": timesteps, **arguments})
 
 
 BUILDERS: dict[str, Any] = {name: registered(name) for name in SCHEDULERS} | {
+    "ddim-0.5": registered("ddim", eta=0.5),
+    "ddim-1": registered("ddim", eta=1.0),
+    "unipc-3": registered("unipc", solver_order=3),
+    "sde": registered("dpm_solver", stochastic=True),
+    "sde-3": registered("dpm_solver", stochastic=True, solver_order=3),
     "DDIM": swapped(DDIMScheduler),
     "DPM++1": swapped(DPMSolverMultistepScheduler, solver_order=1),
     "DPM++3": swapped(DPMSolverMultistepScheduler, solver_order=3),
@@ -49,7 +54,11 @@ SOLVERS = {name: probe(build(200), 20) for name, build in BUILDERS.items()}
 DETERMINISTIC = [name for name, solver in SOLVERS.items() if not solver.stochastic]
 STOCHASTIC = [name for name, solver in SOLVERS.items() if solver.stochastic]
 
-ORDERS = {"DDIM": 1, "DPM++1": 1, "DEIS": 2, "dpm_solver": 2, "UniPC": 2, "DPM++3": 3}  # others: at least 1
+# Others: at least 1.
+ORDERS = {
+    "ddim": 1, "deis": 2, "dpm_solver": 2, "unipc": 2, "unipc-3": 2,
+    "DDIM": 1, "DPM++1": 1, "DEIS": 2, "UniPC": 2, "DPM++3": 3,
+}  # fmt: skip
 
 
 class Gaussian:

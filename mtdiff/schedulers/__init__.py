@@ -5,9 +5,12 @@ schedule of the paper, the spacing of the sampling timesteps) and returns a plai
 `pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)` works as users know it.
 """
 
+from mtdiff.schedulers.ddim import ddim
 from mtdiff.schedulers.ddpm import ddpm
+from mtdiff.schedulers.deis import deis
 from mtdiff.schedulers.dpm_solver import dpm_solver
 from mtdiff.schedulers.solver import Solver, probe
+from mtdiff.schedulers.unipc import unipc
 from mtdiff.schedulers.vp import PredictionType, vp_betas
 
-__all__ = ["PredictionType", "Solver", "ddpm", "dpm_solver", "probe", "vp_betas"]
+__all__ = ["PredictionType", "Solver", "ddim", "ddpm", "deis", "dpm_solver", "probe", "unipc", "vp_betas"]
