@@ -6,12 +6,15 @@ Shapes: B batch, H horizon, D channels of the diffused element, S sampling times
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import smooth_l1_loss
 
 from mtdiff.schedulers.solver import Solver
+
+Loss = Literal["mse", "huber"]
 
 Predict = Callable[[Tensor, int], Tensor]
 """`predict(x, i)`: x of shape (B, H, D) at call `i` to predictions of shape (G, B, H, D).
@@ -58,8 +61,9 @@ def denoising_loss(
     timestep: Tensor,
     noise: Tensor,
     drop: Mapping[str, Tensor] | None = None,
+    loss: Loss = "mse",
 ) -> Tensor:
-    """Weighted mean squared error of denoising (MTDiff eq. 10), one value per sample of the batch.
+    """Weighted mean error of denoising (MTDiff eq. 10), one value per sample of the batch.
 
     Args:
         denoiser: called as `denoiser(x, timestep, fields, drop)`.
@@ -70,6 +74,7 @@ def denoising_loss(
         timestep: diffusion timesteps in 0 .. K - 1, (B,).
         noise: standard normal, (B, H, D).
         drop: per role, a (B,) mask of samples whose condition is withheld.
+        loss: of an error e: its square, "mse", or "huber": e^2 / 2 where |e| < 1 and |e| - 1/2 elsewhere.
 
     Returns:
         Losses of shape (B,). Padded entries count as zero error, so that the mean over any split of a batch
@@ -79,7 +84,11 @@ def denoising_loss(
     alpha, sigma = cumulative.sqrt()[:, None, None], (1 - cumulative).sqrt()[:, None, None]
     prediction = denoiser(alpha * x0 + sigma * noise, timestep, fields, drop)
     target = target_of(x0, noise, alpha, sigma, scheduler.config.prediction_type)
-    return (weight * (prediction.float() - target).square()).mean(dim=(1, 2))
+    if loss == "huber":
+        errors = smooth_l1_loss(prediction.float(), target, reduction="none")
+    else:
+        errors = (prediction.float() - target).square()
+    return (weight * errors).mean(dim=(1, 2))
 
 
 def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator | None], count: int) -> Tensor:

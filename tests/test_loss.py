@@ -10,6 +10,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from mtdiff.diffusion import Denoiser, denoising_loss, target_of
+from mtdiff.representations import ActionsRepresentation
 from mtdiff.schedulers import PredictionType, ddpm, probe, vp_betas
 
 PREDICTION_TYPES = get_args(PredictionType)
@@ -61,6 +62,49 @@ def test_loss_equals_a_computation_by_hand(prediction_type: str) -> None:
                 predicted = torch.sin(x[h, d] + data["timestep"][b]) * fields["scale"][b]
                 total += float(data["weight"][b, h, d] * (predicted - target[h, d]) ** 2)
         assert float(losses[b]) == pytest.approx(total / 15, rel=1e-5)
+
+
+def test_huber_loss_equals_a_computation_by_hand() -> None:
+    """e^2 / 2 below 1, |e| - 1/2 above; both sides of it occur."""
+    scheduler, data = ddpm(num_train_timesteps=20, prediction_type="epsilon"), batch()
+    data["noise"] *= 2
+
+    def nothing(x: Tensor, *_: Any) -> Tensor:
+        return torch.zeros_like(x)
+
+    losses = denoising_loss(nothing, scheduler, **data, fields={}, loss="huber")
+    sizes = data["noise"].abs()  # of the errors
+    assert 0.2 < (sizes < 1).float().mean() < 0.8
+    for b in range(6):
+        total = 0.0
+        for weight, size in zip(data["weight"][b].flatten().tolist(), sizes[b].flatten().tolist(), strict=True):
+            total += weight * (size * size / 2 if size < 1 else size - 0.5)
+        assert float(losses[b]) == pytest.approx(total / 15, rel=1e-5)
+
+
+@pytest.mark.parametrize("weight", [1.0, 10.0, 0.0])
+def test_the_first_action_weighs_what_the_representation_says(weight: float) -> None:
+    actions = ActionsRepresentation(horizon=5, first_weight=weight, action_dim=3)
+    mask = torch.tensor([[True] * 5, [True, False, False, False, False]])
+    window = {"actions": torch.rand(2, 5, 3), "mask": mask}
+    x0, weights = actions.encode(window)
+    assert x0 is window["actions"]
+    expected = torch.zeros(2, 5, 3)
+    expected[0, 1:] = 1
+    expected[:, 0] = weight
+    assert torch.equal(weights, expected)
+    assert window["mask"].sum() == 6  # it stays as it is
+    scheduler = ddpm(num_train_timesteps=20, prediction_type="sample")
+    losses = denoising_loss(
+        lambda x, *_: torch.zeros_like(x),
+        scheduler,
+        x0=torch.ones(2, 5, 3),
+        weight=weights,
+        fields={},
+        timestep=torch.zeros(2, dtype=torch.long),
+        noise=torch.zeros(2, 5, 3),
+    )
+    torch.testing.assert_close(losses, torch.tensor([(4 + weight) / 5, weight / 5]))
 
 
 def test_padding_counts_as_no_error_and_splits_average_to_the_whole() -> None:

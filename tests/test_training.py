@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from safetensors.torch import load_file
 from small_training import assert_equal, result, rows
 
 from mtdiff.errors import RecipeError, TrainingFault
+from mtdiff.pipelines.prompts import Prompt
 from mtdiff.training import Training
 
 
@@ -162,3 +164,52 @@ def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(RecipeError) as error:
         Training(**settings)
     assert str(error.value) == message
+
+
+# numbers of half the size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_bfloat16_learns_the_same_but_for_rounding(make, accumulation):
+    exact = make("exact", updates=30, batch_per_task=16, log_every=10, validate_every=30)
+    exact.run()
+    AcceleratorState._reset_state()  # a process keeps the precision it began with
+    try:
+        rough = make(
+            "rough", updates=30, batch_per_task=16, log_every=10, validate_every=30,
+            gradient_accumulation=accumulation, accelerator=Accelerator(mixed_precision="bf16"),
+        )  # fmt: skip
+        seen = []
+        rough.pipeline.backbone.head[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+        outcome = rough.run()
+    finally:
+        AcceleratorState._reset_state()
+    assert seen.count(torch.bfloat16) >= 30 * accumulation
+    for a, b in zip(rows(exact), rows(rough), strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=0.02)
+    assert outcome["val_loss"] == pytest.approx(rows(exact)[-1]["val_loss"], rel=0.02)
+    assert {value.dtype for value in rough.ema.shadow_params} == {torch.float32}
+    trained = result(rough)
+    assert {value.dtype for value in trained.values()} == {torch.float32}
+    assert all(value.isfinite().all() for value in trained.values())
+    assert any(not torch.equal(trained[name], value) for name, value in result(exact).items())
+
+
+def test_a_planner_of_bfloat16_plans_almost_the_same(make, prompts):
+    trainer = make(updates=60, batch_per_task=16)
+    trainer.run()
+    pipe = trainer.pipeline
+    prompt = Prompt(states=prompts.states[5:9], actions=prompts.actions[5:9])
+    limits = pipe.normalizer.state_loc.clone(), pipe.normalizer.state_scale.clone()
+    plans = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        pipe.to(dtype)
+        plans[dtype] = pipe(
+            prompt=prompt, history=np.full((1, 5), 0.3, np.float32), generator=torch.Generator().manual_seed(0)
+        ).actions.float()  # fmt: skip
+    assert plans[torch.bfloat16].isfinite().all()
+    assert (plans[torch.bfloat16] - plans[torch.float32]).abs().max() < 0.05
+    assert not torch.equal(plans[torch.bfloat16], plans[torch.float32])
+    assert {parameter.dtype for parameter in pipe.backbone.parameters()} == {torch.bfloat16}
+    assert torch.equal(pipe.normalizer.state_loc, limits[0]) and torch.equal(pipe.normalizer.state_scale, limits[1])

@@ -22,14 +22,18 @@ class ActionsRepresentation(Representation):
 
     Args:
         horizon: H, actions per plan.
+        first_weight: loss weight of a window's first action, which is the one that is surely executed; the others
+            weigh 1. 10 in the released code.
         action_dim: A, from the data.
     """
 
     @register_to_config
-    def __init__(self, *, horizon: int = 32, action_dim: int):
+    def __init__(self, *, horizon: int = 32, first_weight: float = 1.0, action_dim: int):
         super().__init__()
         if horizon < 1:
             raise ValueError(f"horizon: must be at least 1, got {horizon}")
+        if not 0 <= first_weight < float("inf"):
+            raise ValueError(f"first_weight: must be a finite number of at least 0, got {first_weight}")
         self.horizon, self.channels = horizon, action_dim
         self._set_bounds(None)
 
@@ -39,7 +43,10 @@ class ActionsRepresentation(Representation):
 
     def encode(self, window: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         actions = window["actions"]
-        return actions, window["mask"][:, :, None].to(actions.dtype).expand_as(actions)
+        weight = window["mask"].to(actions.dtype)  # (B, H)
+        if self.config.first_weight != 1:
+            weight[:, 0] *= self.config.first_weight
+        return actions, weight[:, :, None].expand_as(actions)
 
     def decode(self, x: Tensor) -> dict[str, Tensor]:
         return {"actions": x}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 
+from mtdiff import world
 from mtdiff.errors import TrainingFault, choices
 from mtdiff.training.settings import Training
 
@@ -14,14 +15,16 @@ def make_accelerator(settings: Training) -> Accelerator:
     """An accelerator as `accelerate config` or `accelerate launch` set it up, with the recipe's trackers.
 
     Raises:
-        TrainingFault: if a tracker is unknown or not installed.
+        TrainingFault: if a tracker is unknown or not installed, or the launcher asks for what does not work.
     """
     _require_trackers(settings.log_with)
+    world.join()
     return Accelerator(
         gradient_accumulation_steps=settings.gradient_accumulation,
         log_with=list(settings.log_with) or None,
         # The run's folder is known only once its data are; the trainer puts it in place of this.
         project_config=ProjectConfiguration(logging_dir="trackers"),
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],  # gradients are held once
     )
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tqdm.auto import tqdm
 from mtdiff.errors import TrainingFault
 
 _PREFIX = "checkpoint-"
+_ECHO = 5.0  # seconds
 
 
 @dataclass
@@ -26,10 +28,11 @@ class Progress:
     """How far training is, and the generator that all batches come from. Saved with every checkpoint.
 
     `loss_total` of `loss_count` updates is what the next row of metrics has gathered so far: a checkpoint may lie
-    between two rows.
+    between two rows. `processes` is how many trained the checkpoint.
     """
 
     generator: torch.Generator
+    processes: int = 1
     update: int = 0
     seconds: float = 0.0
     loss_total: float = 0.0
@@ -40,6 +43,7 @@ class Progress:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.update, self.seconds = state["update"], state["seconds"]
+        self.processes = state.get("processes", 1)
         self.loss_total, self.loss_count = state["loss_total"], state["loss_count"]
         self.generator.set_state(state["generator"])
 
@@ -142,15 +146,21 @@ class MetricsFile:
 
 
 @contextmanager
-def interruptible() -> Iterator[list[bool]]:
-    """Yield a list that fills up at the first Ctrl-C; the second one interrupts at once."""
-    caught: list[bool] = []
+def interruptible(accelerator: Accelerator) -> Iterator[list[float]]:
+    """Yield a list that fills up at the first Ctrl-C; the second one interrupts at once.
+
+    With several processes the terminal sends one to each, and then the launcher does so again: what comes within
+    seconds of the first is the same one.
+    """
+    caught: list[float] = []
+    echo = _ECHO if accelerator.num_processes > 1 else 0.0
 
     def remember(signum: int, frame: Any) -> None:
-        if caught:
+        if caught and time.monotonic() - caught[0] >= echo:
             raise KeyboardInterrupt
-        caught.append(True)
-        tqdm.write("stopping after this update; press Ctrl-C again to stop at once", file=sys.stderr)
+        caught.append(time.monotonic())
+        if len(caught) == 1 and accelerator.is_main_process:
+            tqdm.write("stopping after this update; press Ctrl-C again to stop at once", file=sys.stderr)
 
     try:
         before = signal.signal(signal.SIGINT, remember)

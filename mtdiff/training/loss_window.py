@@ -35,11 +35,14 @@ class LossWindow:
         progress.loss_total = float(accelerator.reduce(self.total, reduction="mean"))
         progress.loss_count = self.count
 
-    def raise_if_not_finite(self, tasks: list[str], checkpoints: Checkpoints) -> None:
-        update = int(self.bad_update)
-        if update < 0:
+    def raise_if_not_finite(self, tasks: list[str], checkpoints: Checkpoints, accelerator: Accelerator) -> None:
+        """Raise in all processes if the loss of one was not finite: none may be left waiting for another."""
+        found = accelerator.gather(torch.cat([self.bad_update[None], self.bad_tasks.long()])[None])
+        bad = [row for row in found.tolist() if row[0] >= 0]  # one row a process: the update, then a flag a task
+        if not bad:
             return
-        names = [task for task, bad in zip(tasks, self.bad_tasks.tolist(), strict=True) if bad]
+        update = min(row[0] for row in bad)
+        names = [task for i, task in enumerate(tasks, start=1) if any(row[0] == update and row[i] for row in bad)]
         newest = checkpoints.newest()
         raise TrainingFault(
             f"the loss was not finite at update {update}, in the windows of {', '.join(names)}. "

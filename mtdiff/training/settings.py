@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from mtdiff.diffusion import Loss
 from mtdiff.errors import RecipeError
 
 
@@ -15,13 +16,17 @@ class Training:
     Args:
         updates: optimiser updates.
         batch_per_task: windows of each task in an update, over all processes and accumulation steps together.
+        loss: of an error e, "mse", e^2 (the paper), or "huber": e^2 / 2 below 1 and |e| - 1/2 above (the released
+            code).
         learning_rate: of AdamW, after the warm-up.
         learning_rate_schedule: "constant" (the paper) or "cosine" to zero, after the warm-up.
         warmup: updates over which the learning rate rises from zero.
         weight_decay: of AdamW.
         max_grad_norm: gradients are scaled down to this norm; 0 turns it off.
-        ema_decay: of the moving average of the weights, updated every update and warmed up; its weights are
-            the ones that are validated, saved and sampled.
+        ema_decay: of the moving average of the weights, which is what is validated, saved and sampled.
+        ema_every: updates between two steps of the average (10 in the released code).
+        ema_start: updates until which the average is a copy of the weights; after them it has its whole decay (2000
+            in the released code). With 0 it begins at once, and its decay rises from 0 instead.
         gradient_accumulation: parts that a batch is cut into to fit into memory.
         validation: share of each task's episodes that is held out.
         log_every: updates between two rows of metrics.
@@ -33,12 +38,15 @@ class Training:
 
     updates: int = 100_000
     batch_per_task: int = 8
+    loss: Loss = "mse"
     learning_rate: float = 2e-4
     learning_rate_schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = 0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     ema_decay: float = 0.995
+    ema_every: int = 1
+    ema_start: int = 0
     gradient_accumulation: int = 1
     validation: float = 0.05
     log_every: int = 100
@@ -47,12 +55,20 @@ class Training:
     keep_checkpoints: int = 2
     log_with: tuple[str, ...] = ("tensorboard",)
 
+    def average(self) -> dict[str, Any]:
+        """Arguments of diffusers' `EMAModel`, which steps after every `ema_every`-th update."""
+        if not self.ema_start:
+            return {"decay": self.ema_decay}
+        # It copies in its first `update_after_step + 1` steps, and its decay never falls below `min_decay`.
+        steps = self.ema_start // self.ema_every
+        return {"decay": self.ema_decay, "min_decay": float(self.ema_decay), "update_after_step": steps - 1}
+
     def __post_init__(self) -> None:
-        counts = ("updates", "batch_per_task", "gradient_accumulation", "log_every", "validate_every")
-        for name in (*counts, "checkpoint_every", "keep_checkpoints"):
+        counts = ("updates", "batch_per_task", "gradient_accumulation", "ema_every", "log_every")
+        for name in (*counts, "validate_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name}: should be at least 1, got {getattr(self, name)}.")
-        for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm"):
+        for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm", "ema_start"):
             if getattr(self, name) < 0:
                 raise RecipeError(f"{name}: should be at least 0, got {getattr(self, name)}.")
         for name in ("validation", "ema_decay"):

@@ -13,6 +13,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from mtdiff import world
 from mtdiff.data.windows import Windows
 from mtdiff.diffusion import Denoiser, denoising_loss
 from mtdiff.errors import TrainingFault
@@ -24,6 +25,7 @@ from mtdiff.training.settings import Training
 
 _VALIDATION_SEED = 20_230_529  # any constant: the held-out loss must be of the same draws every time
 _VALIDATION_BATCHES = 4
+_AGREE_EVERY = 10  # updates of a GPU between two looks at whether any process got Ctrl-C
 
 
 class Trainer:
@@ -38,6 +40,9 @@ class Trainer:
         seed: of batches, timesteps, noise and dropout.
         folder: where checkpoints, metrics and trackers go.
         accelerator: an `Accelerator` of your own; by default one from `accelerate config`.
+
+    Raises:
+        TrainingFault: a batch that the processes cannot share equally, or weights cut into pieces (FSDP).
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Trainer:
         self.settings, self.scheduler = settings, scheduler
         self.pipeline, self.train_windows, self.held_out = pipeline, train, held_out
         self.accelerator = accelerator or make_accelerator(settings)
+        world.refuse_sharding(str(self.accelerator.distributed_type.value))
         self.accelerator.project_configuration.set_directories(str(folder))
         self.accelerator.project_configuration.logging_dir = str(folder / "trackers")
         torch.manual_seed(seed + self.accelerator.process_index)  # dropout
@@ -63,19 +69,17 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             denoiser.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
-        # accelerate steps the schedule once per process; counting so keeps it one per update.
-        world = self.accelerator.num_processes
-        kind = {"constant": "constant_with_warmup", "cosine": "cosine"}[settings.learning_rate_schedule]
-        schedule = get_scheduler(
-            kind,
+        self.schedule = get_scheduler(
+            {"constant": "constant_with_warmup", "cosine": "cosine"}[settings.learning_rate_schedule],
             optimizer,
-            num_warmup_steps=settings.warmup * world,
-            num_training_steps=settings.updates * world,
+            num_warmup_steps=settings.warmup,
+            num_training_steps=settings.updates,
         )
-        self.denoiser, self.optimizer, self.schedule = self.accelerator.prepare(denoiser, optimizer, schedule)
-        self.ema = EMAModel(denoiser.parameters(), decay=settings.ema_decay, foreach=True)
-        self.progress = Progress(generator=torch.Generator().manual_seed(seed))
-        self.accelerator.register_for_checkpointing(self.ema, self.progress)
+        # Not the schedule: accelerate would step it once per process, and another number could not resume.
+        self.denoiser, self.optimizer = self.accelerator.prepare(denoiser, optimizer)
+        self.ema = EMAModel(denoiser.parameters(), foreach=True, **settings.average())
+        self.progress = Progress(torch.Generator().manual_seed(seed), self.accelerator.num_processes)
+        self.accelerator.register_for_checkpointing(self.ema, self.progress, self.schedule)
         self.checkpoints = Checkpoints(self.accelerator, folder, keep=settings.keep_checkpoints)
         self.metrics = MetricsFile(folder / "metrics.jsonl", main=self.accelerator.is_main_process)
         self._check_batch(train)
@@ -98,6 +102,7 @@ class Trainer:
         if resume:
             self.checkpoints.load_newest()
             self.ema.to(self.accelerator.device)  # accelerate loads it onto the CPU
+            self._check_processes()
         row = self.metrics.cut_after(self.progress.update)
         if self.settings.log_with:
             self.accelerator.init_trackers("mtdiff")
@@ -112,7 +117,7 @@ class Trainer:
             disable=not self.accelerator.is_main_process,
             dynamic_ncols=True,
         )
-        with interruptible() as interrupted, bar:
+        with interruptible(self.accelerator) as interrupted, bar:
             while self.progress.update < self.settings.updates:
                 losses, task = self._update()
                 self.progress.update += 1
@@ -124,18 +129,20 @@ class Trainer:
                     row = self._measure(window, last)
                     self.progress.seconds = seconds_before + time.perf_counter() - begun
                     self._log(row, bar)
-                if last or update % self.settings.checkpoint_every == 0 or interrupted:
-                    window.raise_if_not_finite(self.train_windows.tasks, self.checkpoints)
+                stop = self._all_stop(bool(interrupted))
+                if last or update % self.settings.checkpoint_every == 0 or stop:
+                    window.raise_if_not_finite(self.train_windows.tasks, self.checkpoints, self.accelerator)
                     self._refuse_bad_weights()
                     self.progress.seconds = seconds_before + time.perf_counter() - begun
                     window.remember(self.progress, self.accelerator)
                     self.checkpoints.save(update)
-                if interrupted and not last:
+                if stop and not last:
                     raise KeyboardInterrupt(f"stopped after update {update}; a checkpoint is saved")
         self.ema.copy_to(self.accelerator.unwrap_model(self.denoiser).parameters())
         for module in (self.pipeline.backbone, self.pipeline.conditioning):
             module.eval()
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:  # `end_training` would part the processes too
+            tracker.finish()
         return {**row, "updates": self.progress.update, "seconds": self.progress.seconds}
 
     def _update(self) -> tuple[Tensor, Tensor]:
@@ -151,11 +158,12 @@ class Trainer:
                 if self.accelerator.sync_gradients and self.settings.max_grad_norm:
                     self.accelerator.clip_grad_norm_(self.denoiser.parameters(), self.settings.max_grad_norm)
                 self.optimizer.step()
-                self.schedule.step()
                 self.optimizer.zero_grad(set_to_none=True)
             losses.append(loss.detach())
             tasks.append(task)
-        self.ema.step(self.accelerator.unwrap_model(self.denoiser).parameters())
+        self.schedule.step()
+        if (self.progress.update + 1) % self.settings.ema_every == 0:
+            self.ema.step(self.accelerator.unwrap_model(self.denoiser).parameters())
         return torch.cat(losses), torch.cat(tasks)
 
     def _draw(self, windows: Windows, generator: torch.Generator, per_task: int) -> dict[str, Tensor]:
@@ -177,13 +185,22 @@ class Trainer:
 
     def _loss(self, windows: Windows, drawn: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         device = self.accelerator.device
+        if device.type == "cuda":  # a copy out of memory that can be paged would wait for the GPU
+            drawn = {name: value.contiguous().pin_memory() for name, value in drawn.items()}
         rest = {k: v.to(device, non_blocking=True) for k, v in drawn.items() if k in ("timestep", "noise")}
         drop = {k[5:]: v.to(device, non_blocking=True) for k, v in drawn.items() if k.startswith("drop.")}
         indices = {k: v for k, v in drawn.items() if k not in rest and not k.startswith("drop.")}
         fields = windows.gather(indices)
         x0, weight = self.pipeline.representation.encode(fields)
         losses = denoising_loss(
-            self.denoiser, self.scheduler, x0=x0, weight=weight, fields=fields, drop=drop or None, **rest
+            self.denoiser,
+            self.scheduler,
+            x0=x0,
+            weight=weight,
+            fields=fields,
+            drop=drop or None,
+            loss=self.settings.loss,
+            **rest,
         )
         return losses, fields["task"]
 
@@ -206,19 +223,28 @@ class Trainer:
         return float(torch.cat(losses).mean())
 
     def _measure(self, window: LossWindow, last: bool) -> dict[str, Any]:
-        window.raise_if_not_finite(self.train_windows.tasks, self.checkpoints)
+        window.raise_if_not_finite(self.train_windows.tasks, self.checkpoints, self.accelerator)
         row: dict[str, Any] = {"update": self.progress.update, "loss": window.mean(self.accelerator)}
         row["learning_rate"] = self.schedule.get_last_lr()[0]
         if self._validates(last):
             row["val_loss"] = self.held_out_loss()
         return row
 
+    def _all_stop(self, interrupted: bool) -> bool:
+        """Whether to stop after this update, decided by all: Ctrl-C reaches processes in different updates."""
+        if self.accelerator.num_processes == 1:
+            return interrupted
+        if self.accelerator.device.type != "cpu" and self.progress.update % _AGREE_EVERY:
+            return False  # looking makes a GPU wait
+        flag = torch.tensor(float(interrupted), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum"))
+
     def _validates(self, last: bool) -> bool:
         return self.held_out is not None and (last or self.progress.update % self.settings.validate_every == 0)
 
     def _refuse_bad_weights(self) -> None:
         """A finite loss can have gradients that are not, which the next loss would tell too late."""
-        if not all(bool(values.isfinite().all()) for values in self.ema.shadow_params):
+        if not all(bool(values.isfinite().all()) for values in self.denoiser.parameters()):
             raise TrainingFault(
                 f"the weights were not finite after update {self.progress.update}. "
                 f"Last good checkpoint: {self.checkpoints.newest() or 'none yet'}. "
@@ -230,6 +256,17 @@ class Trainer:
         bar.set_postfix({key: f"{row[key]:.4f}" for key in ("loss", "val_loss") if key in row})
         if self.settings.log_with:
             self.accelerator.log({key: row[key] for key in row if key != "update"}, step=row["update"])
+
+    def _check_processes(self) -> None:
+        """Batches are the same for any number of processes; dropout is not, because each draws its own."""
+        before, now = self.progress.processes, self.accelerator.num_processes
+        modules = self.accelerator.unwrap_model(self.denoiser).modules()
+        if before != now and any(isinstance(module, torch.nn.Dropout) and module.p for module in modules):
+            raise TrainingFault(
+                f"{self.checkpoints.newest()}: was trained by {before} processes and goes on with {before}, got {now}: "
+                "this network has dropout, which every process draws for itself. Without dropout any number can go on"
+            )
+        self.progress.processes = now
 
     def _check_batch(self, windows: Windows) -> None:
         size = self.settings.batch_per_task * len(windows.tasks)
