@@ -29,6 +29,7 @@ _HOMES = {
     "Representation": "mtdiff.representations",
     "ResidualMLPBackbone": "mtdiff.backbones",
     "SchedulerMixin": "diffusers",
+    "TemporalUNetBackbone": "mtdiff.backbones",
     "Trajectory": "mtdiff.data.trajectories",
     "TrajectoryDataset": "mtdiff.data.trajectories",
     "evaluate": "mtdiff.evaluation",

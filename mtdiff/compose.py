@@ -43,6 +43,7 @@ def compose(
             state_dim=state_dim,
             action_dim=action_dim,
             width=values["backbone"]["width"],
+            tasks=dataset.tasks,
         )
         representation = REPRESENTATIONS.build(values["representation"], action_dim=action_dim)
         representation.limit(normalizer)
@@ -120,8 +121,14 @@ def _library(
     needs = conditioning.window()
     if "prompt" not in needs or prompts is None:
         return PromptLibrary()
-    spacing = needs.get("prompt_spacing", "contiguous")
-    cutter = PromptWindows(prompts, None, tasks, length=needs["prompt"], spacing=spacing)
+    cutter = PromptWindows(
+        prompts,
+        None,
+        tasks,
+        length=needs["prompt"],
+        spacing=needs.get("prompt_spacing", "contiguous"),
+        latest_start=needs.get("prompt_latest_start"),
+    )
     places = np.random.default_rng(seed).random((len(tasks), count))
     library: dict[str, list[Prompt]] = {}
     for number, task in enumerate(tasks):

@@ -13,6 +13,7 @@ from typing import Any
 from mtdiff.recipe import load_recipe
 from mtdiff.reporting import evaluate_trained, to_document
 from mtdiff.runs import ROOT, train
+from mtdiff.world import on_main
 
 RECIPE = "quickstart"
 
@@ -40,7 +41,7 @@ def demonstrate(
     started = time.time() if started is None else started
     loaded = load_recipe(recipe, overrides)
     run = train(loaded, root=root, resume=not again, restart=again)
-    link = _link(Path(root) / "demo", run.folder)
+    link = on_main(lambda: _link(Path(root) / "demo", run.folder))
     findings, report = evaluate_trained(link, root=root, again=again)
     return {
         **to_document(findings, report),
@@ -74,7 +75,8 @@ def _link(link: Path, folder: Path) -> Path:
 
 def last_line(document: dict[str, Any]) -> str:
     """The line the demonstration ends with."""
+    measure = document["measure"]
     return (
-        f"demo: mean success {document['mean_success']:.2f} over {len(document['tasks'])} tasks "
+        f"demo: mean {measure} {document[f'mean_{measure}']:.2f} over {len(document['tasks'])} tasks "
         f"in {document['minutes']:.1f} min, report at {document['report']}"
     )

@@ -112,6 +112,46 @@ def sampling_fits_training(values: Values) -> Found:
 
 
 @rule
+def scheduler_can_sample(values: Values) -> Found:
+    """The scheduler that samples can do so in this many timesteps: not every solver can space every number."""
+    from mtdiff.schedulers.solver import probe
+
+    count, training = values["sampling"]["num_inference_steps"], values["scheduler"]
+    if any(_unmeasured(values)) or count > training["num_train_timesteps"]:
+        return
+    spec = values["sampling"]["scheduler"] or training
+    try:
+        scheduler = SCHEDULERS.build({**spec, **{key: training[key] for key in SCHEDULE_ARGUMENTS}})
+    except (ValueError, MTDiffError):
+        return  # said by `parts_can_be_built`
+    try:
+        probe(scheduler, count)
+    except ValueError as error:
+        yield "sampling.num_inference_steps", str(error)
+
+
+@rule
+def sampling_asks_for_what_was_trained(values: Values) -> Found:
+    """Nothing is asked of a plan that no condition of the model reads."""
+    from mtdiff.pipelines.sampling import Sampling
+
+    if any(_unmeasured(values)):
+        return
+    reads = {field for part in _encoders(values, []).values() for field in part.reads}
+    sampling, default = values["sampling"], Sampling()
+    for key, field, what in (
+        ("target_return", "return", "a return"),
+        ("prompt_policy", "prompt_states", "prompts"),
+    ):
+        if sampling[key] != getattr(default, key) and field not in reads:
+            yield (
+                f"sampling.{key}",
+                f"must be {show(getattr(default, key))} without a condition that shows {what}, "
+                f"got {show(sampling[key])}",
+            )
+
+
+@rule
 def prompts_are_long_enough(values: Values) -> Found:
     """Prompt demonstrations exist, and have the steps that a prompt shows."""
     if any(_unmeasured(values)):
@@ -119,7 +159,7 @@ def prompts_are_long_enough(values: Values) -> Found:
     windows = {role: part.window() for role, part in _encoders(values, []).items()}
     prompts = {role: window["prompt"] for role, window in windows.items() if "prompt" in window}
     data = values["data"]
-    if not prompts or "prompts_per_task" not in data:
+    if not prompts or data.get("prompts_per_task") is None:  # not told: what a folder has, or who hands data over
         return
     if data["prompts_per_task"] < 1:
         role = next(iter(prompts))
@@ -131,6 +171,19 @@ def prompts_are_long_enough(values: Values) -> Found:
         shortest = data.get("prompt_min_steps", length)
         if length > shortest:
             yield f"conditioning.{role}.length", f"must be at most data.prompt_min_steps={shortest}, got {length}"
+
+
+@rule
+def labels_reach_the_end_of_episodes(values: Values) -> Found:
+    """A return that is divided by the steps still to come knows of as many as an episode can have."""
+    longest = values["data"].get("steps") or values["suite"].get("max_steps")
+    for role, spec in values["conditioning"].items():
+        steps = spec.get("label_steps")
+        if spec.get("label") == "remaining" and longest and steps and steps < longest:
+            yield (
+                f"conditioning.{role}.label_steps",
+                f"must be at least the steps of an episode, {longest}, got {steps}",
+            )
 
 
 def _unmeasured(values: Values) -> Found:
@@ -150,10 +203,11 @@ def _sizes(values: Values) -> dict[str, int]:
     """Widths to try parts with. An unknown suite must not hide what else is wrong: then any width serves."""
     try:
         suite = SUITES.build(values["suite"])
-        dims = suite.state_dim, suite.action_dim
+        dims = suite.state_dim, suite.action_dim, len(suite.tasks)
     except MTDiffError:
-        dims = 1, 1
-    return {"state_dim": dims[0], "action_dim": dims[1], "width": values["backbone"]["width"]}
+        dims = 1, 1, 1
+    sizes = dict(zip(("state_dim", "action_dim", "num_tasks"), dims, strict=True))
+    return {**sizes, "width": values["backbone"]["width"]}
 
 
 def _encoders(values: Values, faults: list[tuple[str, str]]) -> dict[str, Any]:

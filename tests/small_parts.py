@@ -17,7 +17,9 @@ from mtdiff.data.windows import Windows
 from mtdiff.registry import CONDITIONING, Part
 
 STATE, ACTION, WIDTH, HORIZON, BATCH = 5, 3, 16, 6, 4
-SIZES = {"state_dim": STATE, "action_dim": ACTION, "width": WIDTH}
+TASKS = ("one", "two")
+SIZES = {"state_dim": STATE, "action_dim": ACTION, "num_tasks": len(TASKS), "width": WIDTH}  # of encoders
+MODEL = {"state_dim": STATE, "action_dim": ACTION, "tasks": TASKS, "width": WIDTH}  # of them all together
 
 # Parts are tried small; a part that has no such argument is tried as it is.
 SMALL = {
@@ -25,6 +27,9 @@ SMALL = {
     "num_layers": 2,
     "num_heads": 2,
     "inner": 24,
+    "base": 8,
+    "multipliers": [1, 2],
+    "groups": 4,
     "hidden": [12],
     "length": 3,
     "horizon": HORIZON,
@@ -33,6 +38,8 @@ SMALL = {
 # Arguments worth trying that are not choices from a list, beside the choices, which are found by themselves.
 WORTH_TRYING: dict[str, list[dict[str, Any]]] = {
     "gpt2": [{"actions_per_token": 2}, {"actions_per_token": HORIZON}],
+    "tcn_prompt": [{"hidden": [12, 10], "kernel_size": 2}],
+    "temporal_unet": [{"multipliers": [2]}, {"kernel_size": 3, "groups": 1}],
     "trajectory_prompt": [{"pool": 2}],
 }
 
@@ -89,7 +96,7 @@ def trajectories(seed: int) -> TrajectoryDataset:
         states=[random.normal(size=(n + 1, STATE)).astype(np.float32) for n in lengths],
         actions=[random.uniform(-1, 1, size=(n, ACTION)).astype(np.float32) for n in lengths],
         rewards=[random.normal(size=n).astype(np.float32) for n in lengths],
-        tasks=["one", "two"] * 2,
+        tasks=[*TASKS] * 2,
     )
 
 
@@ -97,7 +104,7 @@ def build_conditioning(*specs: Mapping[str, Any], dropout: float = 0.25) -> Cond
     """Every encoder in a role of its own; all can be withheld."""
     torch.manual_seed(0)
     roles = {f"as_{spec['name']}": {"dropout": dropout, **spec} for spec in specs}
-    conditioning = Conditioning(roles=roles, **SIZES).eval()
+    conditioning = Conditioning(roles=roles, **MODEL).eval()
     scramble(conditioning)
     return conditioning
 

@@ -10,6 +10,7 @@ import torch
 from small_parts import (
     ACTION,
     BATCH,
+    MODEL,
     SIZES,
     STATE,
     WIDTH,
@@ -21,6 +22,7 @@ from small_parts import (
 )
 
 from mtdiff.conditioning import Conditioning, Encoder
+from mtdiff.conditioning.encoder import ACTIVATIONS
 from mtdiff.registry import CONDITIONING
 
 every_encoder = pytest.mark.parametrize("spec", all_variants(CONDITIONING))
@@ -131,12 +133,12 @@ def test_missing_field(spec: Any) -> None:
 def test_roles_that_ask_for_different_windows() -> None:
     roles = {"short": {"name": "history", "length": 2}, "long": {"name": "history", "length": 5}}
     with pytest.raises(ValueError, match=r"^conditioning.long: history is 5, another role has 2$"):
-        Conditioning(roles=roles, **SIZES).window()
+        Conditioning(roles=roles, **MODEL).window()
 
 
 def test_several_added_roles_are_summed() -> None:
     spec = small(CONDITIONING["target_return"])
-    conditioning = Conditioning(roles={"one": spec, "two": spec}, **SIZES)
+    conditioning = Conditioning(roles={"one": spec, "two": spec}, **MODEL)
     scramble(conditioning)
     condition = conditioning({"return": torch.rand(BATCH, 1)})
     expected = condition.tokens["one"][:, 0] + condition.tokens["two"][:, 0]
@@ -148,3 +150,16 @@ def test_prompt_of_another_length() -> None:
     fields = {"prompt_states": torch.zeros(1, 4, STATE), "prompt_actions": torch.zeros(1, 4, ACTION)}
     with pytest.raises(ValueError, match=r"^prompt: must have 3 steps, got 4$"):
         conditioning(fields)
+
+
+@pytest.mark.parametrize("size", [8, 5000])
+def test_mish_is_mish_with_and_without_gradients(size: int) -> None:
+    x = torch.cat([torch.linspace(-60, 60, size), torch.tensor([-1e4, -88.0, 0.0, 20.0, 88.0, 1e4])])
+    expected = torch.nn.functional.mish(x.double())
+    act = ACTIVATIONS["mish"]()
+    with torch.no_grad():
+        torch.testing.assert_close(act(x).double(), expected, rtol=1e-6, atol=1e-7)
+        assert act(x.bfloat16()).dtype == torch.bfloat16
+    leaf = x.clone().requires_grad_()
+    act(leaf).sum().backward()
+    assert leaf.grad is not None and leaf.grad.isfinite().all()

@@ -14,7 +14,7 @@ from transformers import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from mtdiff.backbones import GPT2Backbone
-from mtdiff.backbones.gpt2 import Block, token_order
+from mtdiff.backbones.gpt2 import Block, order_tokens
 from mtdiff.conditioning import Condition, Conditioning
 from mtdiff.conditioning.encoder import Role
 
@@ -190,7 +190,7 @@ def test_token_order_is_the_papers_for_any_order_of_roles() -> None:
     x, timestep = noisy()
     expected = None
     for roles in itertools.permutations(ROLES):
-        assert token_order(roles) == [("task", 4), (None, 1), ("return", 1), ("history", 2)]
+        assert order_tokens(roles) == [("task", 4), (None, 1), ("return", 1), ("history", 2)]
         model, given = backbone(list(roles)), condition(list(roles))
         out = model(x, timestep, given)
         expected = out if expected is None else expected
@@ -203,10 +203,10 @@ def test_order_keeps_what_lasts_an_episode_in_front() -> None:
         Role(name="map", num_tokens=9, lifetime="episode"),
         *ROLES,
     ]
-    assert token_order(extra) == [
+    assert order_tokens(extra) == [
         ("map", 9), ("task", 4), (None, 1), ("return", 1), ("goal", 1), ("history", 2),
     ]  # fmt: skip
-    assert token_order([]) == [(None, 1)]
+    assert order_tokens([]) == [(None, 1)]
 
 
 @torch.no_grad()

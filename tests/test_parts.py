@@ -66,7 +66,8 @@ def test_every_argument_is_explained(part: Part) -> None:
     assert not undocumented
     assert part.model().model_json_schema()["additionalProperties"] is False
     required = {argument.name for argument in part.arguments.values() if argument.required}
-    assert not required, "a bare name in a recipe must be enough"
+    if part.kind not in ("suite", "data"):  # what is on the user's own disk has no default
+        assert not required, "a bare name in a recipe must be enough"
 
 
 def build(part: Part, arguments: Mapping[str, Any]) -> Any:
@@ -112,7 +113,28 @@ def test_a_negative_number_is_refused_by_name(part: Part, name: str) -> None:
             {"dropout": -0.1},
             "dropout: must be at least 0 and below 1, got -0.1",
         ),
+        (BACKBONES["temporal_unet"], {"width": 15}, "width: must be even for a timestep embedding, got 15"),
+        (BACKBONES["temporal_unet"], {"kernel_size": 4}, "kernel_size: must be odd, got 4"),
+        (BACKBONES["temporal_unet"], {"base": 20}, "base: must be a multiple of groups=8, got 20"),
+        (BACKBONES["temporal_unet"], {"multipliers": []}, "multipliers: must be one or more numbers of at least 1, "
+            "got none"),
+        (BACKBONES["temporal_unet"], {"multipliers": [1, 0]}, "multipliers: must be one or more numbers of at least 1, "
+            "got 1, 0"),
+        (BACKBONES["temporal_unet"], {"multipliers": [1, 2, 4]}, "multipliers: 3 levels need a horizon that is a "
+            "multiple of 4, such as 4 or 8, and the horizon is 6. Change it, or name at most 2 multipliers"),
+        (BACKBONES["temporal_unet"], {"multipliers": [1, 1, 1, 1]}, "multipliers: 4 levels need a horizon that is a "
+            "multiple of 8, such as 8, and the horizon is 6. Change it, or name at most 2 multipliers"),
+        (CONDITIONING["tcn_prompt"], {"length": 0}, "length: must be at least 1, got 0"),
+        (CONDITIONING["tcn_prompt"], {"kernel_size": 1}, "kernel_size: must be at least 2, got 1"),
+        (CONDITIONING["tcn_prompt"], {"hidden": []}, "hidden: must be one or more widths of at least 1, got none"),
+        (CONDITIONING["tcn_prompt"], {"hidden": [8, 0]}, "hidden: must be one or more widths of at least 1, got 8, 0"),
+        (CONDITIONING["tcn_prompt"], {"length": 30}, "hidden: 3 levels of kernel_size=3 read 29 steps, which is fewer "
+            "than length=30; the first steps of a prompt would be ignored. Add a level"),
         (CONDITIONING["trajectory_prompt"], {"length": 0}, "length: must be at least 1, got 0"),
+        (CONDITIONING["trajectory_prompt"], {"latest_start": 3, "spacing": "even"}, "latest_start: must be null where "
+            "spacing is 'even', got 3"),
+        (REPRESENTATIONS["actions"], {"first_weight": -1.0}, "first_weight: must be a finite number of at least 0, "
+            "got -1.0"),
         (
             CONDITIONING["trajectory_prompt"],
             {"length": 4, "pool": 5},
@@ -120,8 +142,9 @@ def test_a_negative_number_is_refused_by_name(part: Part, name: str) -> None:
         ),
         (REPRESENTATIONS["actions"], {"horizon": 0}, "horizon: must be at least 1, got 0"),
         (SCHEDULERS["ddpm"], {"num_train_timesteps": 0}, "num_train_timesteps: must be at least 1, got 0"),
+        (SCHEDULERS["ddim"], {"eta": 1.01}, "eta: must be between 0 and 1, got 1.01"),
     ],
-)
+)  # fmt: skip
 def test_out_of_range_arguments(part: Part, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         build(part, arguments)

@@ -29,7 +29,7 @@ def close(a, b, tolerance=1e-6):
 def forwards(planner):
     """Batch sizes of the backbone's calls."""
     sizes = []
-    planner.backbone.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    planner.backbone.head.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
     return sizes
 
 
@@ -154,9 +154,9 @@ def test_planning_fewer_actions_changes_none_of_them(values, dataset, prompts, b
 
 def test_a_causal_backbone_computes_no_more_than_it_must(planner):
     lengths = []
-    planner.backbone.register_forward_hook(lambda module, inputs, output: lengths.append(inputs[0].shape[1]))
+    planner.backbone.head.register_forward_hook(lambda module, inputs, output: lengths.append(inputs[0].shape[1]))
     plan(planner, num_actions=3)
-    assert lengths == [4] * 4  # two actions share a token; four sampling timesteps
+    assert lengths == [2] * 4  # two actions share a token; four sampling timesteps
 
 
 def test_guidance_of_one_is_one_pass(planner, forwards):

@@ -36,9 +36,10 @@ def faults(text: str, *overrides: str) -> list[str]:
     ("text", "expected"),
     [
         ("trainig: {updates: 3}", f"trainig: unknown section 'trainig'. Allowed: {SECTIONS}. Did you mean 'training'?"),
-        ("backbone: gtp2", "backbone.name: unknown backbone 'gtp2'. Allowed: gpt2, residual_mlp. Did you mean 'gpt2'?"),
-        ("scheduler: {name: ddmp}", "scheduler.name: unknown scheduler 'ddmp'. Allowed: ddpm, dpm_solver. "
-            "Did you mean 'ddpm'?"),
+        ("backbone: gtp2", "backbone.name: unknown backbone 'gtp2'. Allowed: gpt2, residual_mlp, "
+            "temporal_unet. Did you mean 'gpt2'?"),
+        ("scheduler: {name: ddmp}", "scheduler.name: unknown scheduler 'ddmp'. Allowed: ddim, ddpm, deis, "
+            "dpm_solver, unipc. Did you mean 'ddpm'?"),
         ("suite: metawrld", "suite.name: unknown suite 'metawrld'. Allowed: metaworld. Did you mean 'metaworld'?"),
         ("backbone: {n_layers: 3}", f"backbone.n_layers: gpt2 takes no 'n_layers'. Allowed: {GPT2}. "
             "Did you mean 'num_layers'?"),
@@ -57,7 +58,7 @@ def faults(text: str, *overrides: str) -> list[str]:
         ("conditioning: {task: {hidden: [8, x]}}", "conditioning.task.hidden.1: should be an integer, got 'x'."),
         ("conditioning: {task: {hidden: 8}}", "conditioning.task.hidden: should be a list of integers, got 8."),
         ("conditioning: {map: {length: 3}}", "conditioning.map: needs the name of a conditioning. Allowed: history, "
-            "target_return, trajectory_prompt."),
+            "one_hot, target_return, tcn_prompt, trajectory_prompt."),
         ("conditioning: prompt", "conditioning: should be a mapping of roles to parts, got 'prompt'."),
         ("suite: {tasks: 3}", "suite.tasks: should be a string or a list of strings, got 3."),
         ("pipeline: planer", "pipeline: unknown pipeline 'planer'. Allowed: planner. Did you mean 'planner'?"),
@@ -66,9 +67,9 @@ def faults(text: str, *overrides: str) -> list[str]:
         ("sampling: {scheduler: {beta_max: 3.0}}", "sampling.scheduler.beta_max: is the training scheduler's: set "
             "scheduler.beta_max."),
         ("sampling: {scheduler: {solver: 3}}", "sampling.scheduler.solver: dpm_solver takes no 'solver'. Allowed: "
-            "solver_order, spacing. Did you mean 'solver_order'?"),
+            "solver_order, spacing, stochastic. Did you mean 'solver_order'?"),
         ("sampling: {scheduler: 3}", "sampling.scheduler: should be a scheduler or a mapping with its name, got 3. "
-            "Allowed: ddpm, dpm_solver."),
+            "Allowed: ddim, ddpm, deis, dpm_solver, unipc."),
         ("sampling: [ddpm]", "sampling: should be a mapping of settings, got ['ddpm']."),
     ],
 )  # fmt: skip
@@ -188,4 +189,4 @@ def test_parts_of_others_that_lack_what_the_rest_is_built_by(text: str, expected
 def test_a_recipe_needs_a_name() -> None:
     with pytest.raises(RecipeError) as error:
         load_recipe(" ")
-    assert str(error.value).startswith("a recipe needs a name or a path, got ' '. Shipped: defaults/planner, ")
+    assert str(error.value).startswith("a recipe needs a name or a path, got ' '. Shipped: metaworld/planner_mt10, ")

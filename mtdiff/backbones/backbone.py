@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +13,37 @@ from torch import Tensor, nn
 
 from mtdiff.conditioning.encoder import Condition, Role
 from mtdiff.diffusion import Predict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """What a backbone computes once for all the plans of an episode.
+
+    Here that is no more than the encoded conditions; a backbone that can keep more derives from this.
+
+    Attributes:
+        condition: the conditions that last an episode, of G * B samples, the branches one after the other.
+        timesteps: the sampling timesteps it was made for.
+        branches: guidance branches G.
+        batch: B.
+    """
+
+    condition: Condition
+    timesteps: tuple[int, ...]
+    branches: int
+    batch: int
+
+    def rows(self, at: Tensor) -> Prefix:
+        """A copy for the samples at the places `at` (b,), each in 0 .. B - 1; repeating and leaving out is fine."""
+        return replace(self, condition=self.condition.rows(self._of_branches(at)), batch=len(at))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return self.condition.nbytes
+
+    def _of_branches(self, at: Tensor) -> Tensor:
+        return torch.cat([at + branch * self.batch for branch in range(self.branches)])
 
 
 class Backbone(ModelMixin, ConfigMixin):
@@ -34,23 +66,60 @@ class Backbone(ModelMixin, ConfigMixin):
         """Predict for x (B, H, D) at `timestep` (B,); returns (B, H, D). A causal one takes shorter x too."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(x, timestep, condition)")
 
-    def prepare(self, condition: Condition, timesteps: Sequence[int], branches: int = 1) -> Predict:
+    def read(self, condition: Condition) -> Any:
+        """What `denoise` needs to know of the conditions, which a plan computes once for all its timesteps."""
+        return condition
+
+    def denoise(self, x: Tensor, timestep: Tensor, known: Any) -> Tensor:
+        """What `forward` does, from what `read` returned."""
+        return self(x, timestep, known)
+
+    def prefix(
+        self,
+        condition: Condition,
+        timesteps: Sequence[int],
+        branches: int = 1,
+        *,
+        batch: int,
+        room: int | None = None,
+        memory: int | None = None,
+    ) -> Prefix:
+        """Compute what all the plans of an episode share, to be handed to `prepare`.
+
+        Args:
+            condition: the conditions that last an episode, of `branches` * `batch` samples.
+            timesteps: as in `prepare`.
+            branches: as in `prepare`.
+            batch: B.
+            room: longest x that will be planned with it; the horizon by default.
+            memory: most bytes it may take; what does not fit is computed anew in every plan.
+        """
+        return Prefix(condition=condition, timesteps=tuple(timesteps), branches=branches, batch=batch)
+
+    def prepare(
+        self, condition: Condition, timesteps: Sequence[int], branches: int = 1, prefix: Prefix | None = None
+    ) -> Predict:
         """Return `predict(x, i)` for a list of sampling timesteps known in advance.
 
         A backbone that can compute something for all timesteps at once overrides this; the result must equal
         this plain version's.
 
         Args:
-            condition: conditions of `branches` * B samples, the branches one after the other.
+            condition: conditions of `branches` * B samples, the branches one after the other; with a prefix,
+                only those that are new in every plan.
             timesteps: what `forward` is told at call i.
             branches: guidance branches G that share one x.
+            prefix: what `prefix` returned for the same timesteps and branches. One plan at a time may use it.
         """
+        if prefix is not None:
+            condition = prefix.condition.join(condition)
+        known, dtype = self.read(condition), self.dtype
 
         def predict(x: Tensor, i: int) -> Tensor:
             shared = x.repeat(branches, 1, 1) if branches > 1 else x
-            shared = shared.to(self.dtype)
+            shared = shared.to(dtype)
             timestep = torch.full((len(shared),), timesteps[i], device=x.device, dtype=torch.long)
-            return self(shared, timestep, condition).unflatten(0, (branches, len(x)))
+            return self.denoise(shared, timestep, known).unflatten(0, (branches, len(x)))
 
         return predict
 
@@ -58,6 +127,23 @@ class Backbone(ModelMixin, ConfigMixin):
 def role_list(roles: Sequence[Role | Mapping[str, Any]]) -> list[Role]:
     """Roles as objects: a saved configuration holds them as mappings."""
     return [role if isinstance(role, Role) else Role(**role) for role in roles]
+
+
+class Pools(nn.ModuleDict):
+    """All conditions as one vector: the tokens of each role through a linear layer, summed, and what is `added`.
+
+    Tokens are read in their order, not averaged: the history's order carries the velocity.
+    """
+
+    def __init__(self, roles: Sequence[Role], width: int):
+        super().__init__({role.name: nn.Linear(role.num_tokens * width, width) for role in roles})
+
+    def forward(self, condition: Condition) -> Tensor | float:
+        """Return (B, C), or 0 where there is no condition."""
+        told: Tensor | float = 0.0 if condition.added is None else condition.added
+        for name, pool in self.items():
+            told = told + pool(condition.tokens[name].flatten(1))
+        return told
 
 
 class TimestepEmbedding(nn.Module):

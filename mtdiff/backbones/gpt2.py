@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from mtdiff.backbones.backbone import Backbone, TimestepEmbedding, role_list
-from mtdiff.conditioning.encoder import ACTIVATIONS, Activation, Condition, Role
+from mtdiff.backbones.backbone import Backbone, Prefix, TimestepEmbedding, role_list
+from mtdiff.backbones.gpt2_prefix import Decoder, KeyValuePrefix, compute_prefix
+from mtdiff.conditioning.encoder import ACTIVATIONS, Activation, Condition, Role, mlp
+from mtdiff.diffusion import Predict
 from mtdiff.errors import at_least, fraction
 from mtdiff.registry import BACKBONES
 
@@ -48,6 +50,48 @@ class Block(nn.Module):
         x = x[:, -rows:] + self.drop(self.attention_out(mixed.transpose(1, 2).flatten(2)))
         return x + self.drop(self.mlp(self.ln_2(x)))
 
+    def extend(
+        self,
+        x: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        start: int,
+        mask: Tensor | None,
+        packed: tuple[Tensor, Tensor],
+        *,
+        read: bool,
+    ) -> Tensor | None:
+        """Mix n tokens that follow `start` others, whose keys and values are known, and note those of the new ones.
+
+        Args:
+            x: (B, n, C).
+            keys: (B, heads, N, C / heads), of which the first `start` are filled; the next n are written.
+            values: likewise.
+            start: how many tokens come before.
+            mask: (n, start + n), true where a token may look; None for a single token.
+            packed: what `packed` returned.
+            read: whether the result is wanted, and not only the keys and values.
+        """
+        qkv, widen = packed
+        batch, count, width = x.shape
+        stop, skip = start + count, 0 if read else width  # whoever reads nothing needs no queries
+        projected = nn.functional.linear(self.ln_1(x), qkv[skip:], self.qkv.bias[skip:])
+        heads = projected.view(batch, count, -1, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
+        keys[:, :, start:stop], values[:, :, start:stop] = heads[-2], heads[-1]
+        if not read:
+            return None
+        mixed = scaled_dot_product_attention(heads[0], keys[:, :, :stop], values[:, :, :stop], attn_mask=mask)
+        x = x + self.attention_out(mixed.transpose(1, 2).reshape(batch, count, width))
+        first, activation, second = self.mlp
+        assert isinstance(first, nn.Linear)
+        return x + second(activation(nn.functional.linear(self.ln_2(x), widen, first.bias)))
+
+    def packed(self) -> tuple[Tensor, Tensor]:
+        """The weights of the two widening layers, laid out for few rows: a CPU multiplies 2 to 3 times as fast."""
+        first = self.mlp[0]
+        assert isinstance(first, nn.Linear)
+        return self.qkv.weight.t().contiguous().t(), first.weight.t().contiguous().t()
+
     def _project(self, x: Tensor, rows: int) -> Iterable[Tensor]:
         """Keys and values of all rows, queries of the last ones."""
         if rows == x.shape[1]:
@@ -73,14 +117,23 @@ class GPT2Backbone(Backbone):
         inner: hidden width of a block's feed-forward part; 4 `width` by default.
         dropout: of attention, residuals and embeddings, in training.
         activation: of the feed-forward parts; "mish" is the paper's, "gelu_new" GPT-2's own, "gelu" the cheapest.
+        attention: "causal": an entry of x sees those before it (the paper, "decoder-only"); "bidirectional": all
+            of x. Only with causal attention do plans cost what is executed of them, and prompts once an episode.
+        token_order: of the conditions' tokens: the "paper"'s prompt, timestep, return, history, or the
+            "released_code"'s, in which timestep and return come first.
+        linear_ends: embed x and read the result with one linear layer each, as the released code does.
         actions_per_token: consecutive entries of x that share one token; more is cheaper. The horizon must be
             a multiple of it. 1 in the paper.
         channels: D, from the representation.
         horizon: H, from the representation.
         roles: the conditions, from the conditioning.
-    """
 
-    causal = True
+    Attributes:
+        order: the roles (None: the timestep) in the order of their tokens, with the number of tokens of each.
+        leading: how many of them stay the same for a whole episode; they come first.
+        lead: tokens of those.
+        following: tokens of the others.
+    """
 
     @register_to_config
     def __init__(
@@ -92,6 +145,9 @@ class GPT2Backbone(Backbone):
         inner: int | None = None,
         dropout: float = 0.1,
         activation: Activation = "mish",
+        attention: Literal["causal", "bidirectional"] = "causal",
+        token_order: Literal["paper", "released_code"] = "paper",
+        linear_ends: bool = False,
         actions_per_token: int = 1,
         channels: int,
         horizon: int,
@@ -106,20 +162,26 @@ class GPT2Backbone(Backbone):
             raise ValueError(f"width: must be a multiple of num_heads={num_heads}, got {width}")
         if actions_per_token < 1 or horizon % actions_per_token:
             raise ValueError(f"actions_per_token: must divide the horizon {horizon}, got {actions_per_token}")
-        self.granularity = actions_per_token
-        self.order = token_order(role_list(roles))
+        self.granularity, self.causal = actions_per_token, attention == "causal"
+        known = role_list(roles)
+        self.order = order_tokens(known, token_order)
+        lasting = {None, *(role.name for role in known if role.lifetime == "episode")}
+        self.leading = sum(name in lasting for name, _ in self.order)
+        self.lead = sum(count for _, count in self.order[: self.leading])
+        self.following = sum(count for _, count in self.order[self.leading :])
         # A saved configuration must be plain JSON.
-        self.register_to_config(roles=[dict(vars(role)) for role in role_list(roles)])
+        self.register_to_config(roles=[dict(vars(role)) for role in known])
         inner = inner or 4 * width
         self.timestep = TimestepEmbedding(width, 2 * width)
-        self.embed = nn.Sequential(nn.Linear(actions_per_token * channels, width), nn.Mish(), nn.Linear(width, width))
-        tokens = sum(count for _, count in self.order) + horizon // actions_per_token
+        ends = [] if linear_ends else [width]
+        self.embed = mlp([actions_per_token * channels, *ends, width])
+        tokens = self.lead + self.following + horizon // actions_per_token
         self.positions = nn.Parameter(torch.zeros(tokens, width))
         self.norm = nn.LayerNorm(width)
         self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(width, num_heads, inner, dropout, activation) for _ in range(num_layers))
         self.final_norm = nn.LayerNorm(width)
-        self.head = nn.Sequential(nn.Linear(width, width), nn.Mish(), nn.Linear(width, actions_per_token * channels))
+        self.head = mlp([width, *ends, actions_per_token * channels])
         # GPT-2's initial weights: the ends of residual branches are scaled down by the depth.
         for name, module in self.blocks.named_modules():
             if isinstance(module, nn.Linear):
@@ -127,28 +189,75 @@ class GPT2Backbone(Backbone):
                 nn.init.normal_(module.weight, std=0.02 / (2 * num_layers) ** 0.5 if ends_branch else 0.02)
                 nn.init.zeros_(module.bias)
 
+    @property
+    def stack(self) -> list[Block]:
+        """The blocks, from the first to the last."""
+        return list(self.blocks)  # type: ignore[arg-type]
+
+    def packed(self) -> list[tuple[Tensor, Tensor]]:
+        """`Block.packed` of all blocks."""
+        return [block.packed() for block in self.stack]
+
     def forward(self, x: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         embedded = self.timestep(timestep)  # (B, C)
         grouped = x.unflatten(1, (-1, self.granularity)).flatten(2)  # (B, H / g, g D)
         pieces = [embedded[:, None] if name is None else condition.tokens[name] for name, _ in self.order]
-        tokens = torch.cat([*pieces, self.embed(grouped)], dim=1) * embedded[:, None]  # (B, N, C)
-        if condition.added is not None:
-            tokens = tokens + condition.added[:, None]
-        tokens = self.drop(self.norm(tokens + self.positions[: tokens.shape[1]]))
+        tokens = torch.cat([*pieces, self.embed(grouped)], dim=1)  # (B, N, C)
+        tokens = self.enter(tokens, embedded[:, None], condition.added, start=0)
         for block in self.blocks[:-1]:
             tokens = block(tokens, self.causal)
-        tokens = self.blocks[-1](tokens, self.causal, last=grouped.shape[1])  # nobody reads the other rows
-        out = self.head(self.final_norm(tokens))  # (B, H / g, g D)
-        return out.unflatten(-1, (self.granularity, -1)).flatten(1, 2)
+        return self.leave(self.blocks[-1](tokens, self.causal, last=grouped.shape[1]))  # nobody reads other rows
+
+    def enter(self, pieces: Tensor, embedded: Tensor, added: Tensor | None, start: int) -> Tensor:
+        """What the first block gets for tokens (..., n, C), of which the first has the place `start`.
+
+        Args:
+            pieces: embeddings h_P, h_T, h_R, h_H or h_A.
+            embedded: h_T, broadcast over them.
+            added: (B, C), or None.
+            start: tokens before these.
+        """
+        tokens = pieces * embedded
+        if added is not None:
+            tokens = tokens + added[:, None]
+        return self.drop(self.norm(tokens + self.positions[start : start + tokens.shape[-2]]))
+
+    def leave(self, tokens: Tensor) -> Tensor:
+        """Turn what the last block gives for x's tokens (B, n, C) into predictions (B, n g, D)."""
+        return self.head(self.final_norm(tokens)).unflatten(-1, (self.granularity, -1)).flatten(1, 2)
+
+    def prefix(
+        self,
+        condition: Condition,
+        timesteps: Sequence[int],
+        branches: int = 1,
+        *,
+        batch: int,
+        room: int | None = None,
+        memory: int | None = None,
+    ) -> Prefix:
+        if not self.causal:
+            return super().prefix(condition, timesteps, branches, batch=batch)
+        places = -(-(room or self.config.horizon) // self.granularity)
+        return compute_prefix(self, condition, timesteps, branches, batch=batch, room=places, memory=memory)
+
+    def prepare(
+        self, condition: Condition, timesteps: Sequence[int], branches: int = 1, prefix: Prefix | None = None
+    ) -> Predict:
+        if not self.causal:
+            return super().prepare(condition, timesteps, branches, prefix)
+        assert prefix is None or isinstance(prefix, KeyValuePrefix)
+        return Decoder(self, condition, timesteps, branches, prefix)
 
 
-def token_order(roles: Sequence[Role]) -> list[tuple[str | None, int]]:
-    """Order tokens as the paper does: task, timestep (None), return, history; x follows.
+def order_tokens(roles: Sequence[Role], order: str = "paper") -> list[tuple[str | None, int]]:
+    """Order tokens: task, timestep (None), return, history in the paper, and x follows.
 
     What lasts an episode comes first, so that under causal attention it never has to be computed again.
     """
     episode = [role for role in roles if role.lifetime == "episode"]
-    plan = [role for role in roles if role.lifetime == "plan"]
-    before = [(role.name, role.num_tokens) for role in episode if not role.added]
-    after = [(role.name, role.num_tokens) for role in [*(role for role in episode if role.added), *plan]]
-    return [*before, (None, 1), *after]
+    plan = [(role.name, role.num_tokens) for role in roles if role.lifetime == "plan"]
+    plain = [(role.name, role.num_tokens) for role in episode if not role.added]
+    added = [(role.name, role.num_tokens) for role in episode if role.added]
+    timestep: list[tuple[str | None, int]] = [(None, 1)]
+    return [*plain, *timestep, *added, *plan] if order == "paper" else [*timestep, *added, *plain, *plan]

@@ -8,7 +8,7 @@ from typing import Any
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from mtdiff.backbones.backbone import Backbone, TimestepEmbedding, role_list
+from mtdiff.backbones.backbone import Backbone, Pools, TimestepEmbedding, role_list
 from mtdiff.conditioning.encoder import Condition, Role
 from mtdiff.errors import at_least, fraction
 from mtdiff.registry import BACKBONES
@@ -65,19 +65,19 @@ class ResidualMLPBackbone(Backbone):
         self.granularity = horizon
         self.timestep = TimestepEmbedding(width, 2 * width)
         self.embed = nn.Linear(horizon * channels, width)
-        # Tokens of a role are read in their order, not averaged: the history's order carries the velocity.
-        self.pools = nn.ModuleDict({role.name: nn.Linear(role.num_tokens * width, width) for role in known})
+        self.pools = Pools(known, width)
         self.blocks = nn.ModuleList(ResidualBlock(width, expansion, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, horizon * channels)
 
     def forward(self, x: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        told = self.timestep(timestep)  # (B, C)
-        if condition.added is not None:
-            told = told + condition.added
-        for name, pool in self.pools.items():
-            told = told + pool(condition.tokens[name].flatten(1))
-        told = nn.functional.mish(told)
+        return self.denoise(x, timestep, self.read(condition))
+
+    def read(self, condition: Condition) -> Tensor | float:
+        return self.pools(condition)
+
+    def denoise(self, x: Tensor, timestep: Tensor, known: Tensor | float) -> Tensor:
+        told = nn.functional.mish(self.timestep(timestep) + known)  # (B, C)
         hidden = self.embed(x.flatten(1))
         for block in self.blocks:
             hidden = block(hidden, told)

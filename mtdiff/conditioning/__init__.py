@@ -3,7 +3,9 @@
 from mtdiff.conditioning.encoder import Condition, Encoder
 from mtdiff.conditioning.history import History
 from mtdiff.conditioning.mapping import Conditioning
+from mtdiff.conditioning.one_hot import OneHot
 from mtdiff.conditioning.target_return import TargetReturn
+from mtdiff.conditioning.tcn_prompt import TCNPrompt
 from mtdiff.conditioning.trajectory_prompt import TrajectoryPrompt
 
-__all__ = ["Condition", "Conditioning", "Encoder", "History", "TargetReturn", "TrajectoryPrompt"]
+__all__ = ["Condition", "Conditioning", "Encoder", "History", "OneHot", "TCNPrompt", "TargetReturn", "TrajectoryPrompt"]

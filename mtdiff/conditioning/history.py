@@ -22,6 +22,7 @@ class History(Encoder):
         activation: of the hidden layers; "mish" is the paper's, "gelu" and "silu" are far cheaper on a CPU.
         input_norm: layer-normalise each state first, as the released code does.
         dropout: probability of withholding it in training, which makes guidance on it possible.
+        learnt_null: what stands in for it is learnt, from zero; otherwise it stays zero, as in the released code.
         state_dim: O, from the data.
         width: C, from the backbone.
     """
@@ -37,10 +38,11 @@ class History(Encoder):
         activation: Activation = "mish",
         input_norm: bool = True,
         dropout: float = 0.0,
+        learnt_null: bool = True,
         state_dim: int,
         width: int,
     ):
-        super().__init__(dropout=dropout, width=width)
+        super().__init__(dropout=dropout, width=width, learnt_null=learnt_null)
         at_least(1, length=length)
         self.length = self.num_tokens = length
         self.norm = nn.LayerNorm(state_dim) if input_norm else nn.Identity()

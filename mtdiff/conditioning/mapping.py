@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from mtdiff.conditioning.encoder import Condition, Encoder, Role
+from mtdiff.conditioning.encoder import Condition, Encoder, Lifetime, Role
 from mtdiff.registry import CONDITIONING
 
 
@@ -22,12 +22,22 @@ class Conditioning(ModelMixin, ConfigMixin):
         state_dim: O.
         action_dim: A.
         width: C, width of the tokens.
+        tasks: names of the tasks by number, for encoders that are told the number.
     """
 
     @register_to_config
-    def __init__(self, *, roles: dict[str, dict[str, Any]], state_dim: int, action_dim: int, width: int):
+    def __init__(
+        self,
+        *,
+        roles: dict[str, dict[str, Any]],
+        state_dim: int,
+        action_dim: int,
+        width: int,
+        tasks: Sequence[str] = (),
+    ):
         super().__init__()
-        sizes = {"state_dim": state_dim, "action_dim": action_dim, "width": width}
+        self.register_to_config(tasks=list(tasks))  # a saved configuration must be plain JSON
+        sizes = {"state_dim": state_dim, "action_dim": action_dim, "width": width, "num_tasks": len(tasks)}
         self.encoders = nn.ModuleDict({role: CONDITIONING.build(spec, **sizes) for role, spec in roles.items()})
         # A model without tensors cannot be saved by diffusers; this one may have no encoders at all.
         self.register_buffer("present", torch.ones(1))
@@ -73,6 +83,30 @@ class Conditioning(ModelMixin, ConfigMixin):
             drop: per role, a (B,) boolean mask of samples whose condition is replaced by its null token.
         """
         drop = drop or {}
-        tokens = {name: self.encoders[name](fields, drop.get(name)) for name in self.encoders}
+        return self._condition({name: self.encoders[name](fields, drop.get(name)) for name in self.encoders})
+
+    def branches(self, fields: Mapping[str, Tensor], *, guided: bool, lifetime: Lifetime | None = None) -> Condition:
+        """Encode for sampling: every role as asked, and, when guided, a second branch of B samples after the first.
+
+        The second branch withholds every role that training withheld, and shares the others.
+
+        Args:
+            fields: batch fields in model space, (B, ...).
+            guided: whether to add the second branch.
+            lifetime: only the roles that last so long; all by default.
+        """
+        tokens = {}
+        for name in self.encoders:
+            encoder = self.encoder(name)
+            if lifetime is None or encoder.lifetime == lifetime:
+                told = encoder(fields)
+                if guided:
+                    every = torch.ones(len(told), dtype=torch.bool, device=told.device)
+                    second = encoder(fields, every) if encoder.dropout > 0 else told
+                    told = torch.cat([told, second])
+                tokens[name] = told
+        return self._condition(tokens)
+
+    def _condition(self, tokens: dict[str, Tensor]) -> Condition:
         added = [tokens[name][:, 0] for name in tokens if self.encoder(name).added]
         return Condition(tokens=tokens, added=torch.stack(added).sum(0) if added else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,15 @@ from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from mtdiff.backbones.backbone import Backbone
-from mtdiff.conditioning.encoder import Encoder
 from mtdiff.conditioning.mapping import Conditioning
 from mtdiff.data.normalizer import Normalizer
 from mtdiff.diffusion import draw_noise, sample
-from mtdiff.errors import DataError
-from mtdiff.pipelines.prompts import Prompt, PromptLibrary
+from mtdiff.pipelines.fields import PromptLike, read_fields
+from mtdiff.pipelines.prefix import EpisodePrefix
+from mtdiff.pipelines.prompts import PromptLibrary
 from mtdiff.representations.representation import Representation
 from mtdiff.schedulers.solver import probe
 
-PromptLike = str | Prompt | Mapping[str, Any] | Sequence["str | Prompt | Mapping[str, Any]"]
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
@@ -53,7 +52,7 @@ class PlannerPipeline(DiffusionPipeline):
         initial_temperature: default factor on the variance of the first noise; None means `temperature`.
         execute: default number of actions an agent carries out per plan.
         target_return: default return asked for, in [0, 1].
-        prompt_policy: "episode" or "every_plan", see `Sampling`.
+        prompt_policy: "episode", "pool" or "every_plan", see `Sampling`.
         suite: the environments it was trained for, as a part: what `mtdiff evaluate` runs it in.
     """
 
@@ -102,7 +101,53 @@ class PlannerPipeline(DiffusionPipeline):
         for module in (backbone, conditioning):
             _settle(module)
 
-    @torch.no_grad()
+    @torch.inference_mode()
+    def prefix(
+        self,
+        prompt: PromptLike | None = None,
+        task: str | Sequence[str] | None = None,
+        target_return: float | Sequence[float] | Tensor | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        num_actions: int | None = None,
+        batch: int = 1,
+        memory: int | None = None,
+    ) -> EpisodePrefix:
+        """Compute once what all plans of an episode share; hand it to every call: `pipe(prefix=..., history=...)`.
+
+        The plans are the same as without it. It is of no use after the weights or the scheduler have changed.
+
+        Args:
+            prompt: as in a call; likewise `task`, `target_return`, `num_inference_steps`, `guidance_scale`.
+            task: see `prompt`.
+            target_return: see `prompt`.
+            num_inference_steps: see `prompt`.
+            guidance_scale: see `prompt`.
+            num_actions: most actions that will be planned with it; the horizon by default.
+            batch: B, where no condition tells.
+            memory: most bytes it may take; what does not fit is computed anew in every plan.
+
+        Raises:
+            DataError: as in a call.
+            ValueError: as in a call.
+        """
+        steps, scale, count = self._numbers(num_inference_steps, guidance_scale, num_actions)
+        given = {"prompt": prompt, "task": task, "target_return": target_return}
+        fields, batch = read_fields(self, given, lifetimes=("episode",), batch=batch, counted="batch")
+        condition = self.conditioning.branches(fields, guided=scale != 1.0, lifetime="episode")
+        return EpisodePrefix(
+            shared=self.backbone.prefix(
+                condition,
+                probe(self.scheduler, steps).timesteps,
+                1 if scale == 1.0 else 2,
+                batch=batch,
+                room=self._entries(count),
+                memory=memory,
+            ),
+            guidance_scale=scale,
+            num_actions=count,
+        )
+
     def __call__(
         self,
         prompt: PromptLike | None = None,
@@ -115,6 +160,8 @@ class PlannerPipeline(DiffusionPipeline):
         num_actions: int | None = None,
         generator: Generators = None,
         return_dict: bool = True,
+        task: str | Sequence[str] | None = None,
+        prefix: EpisodePrefix | None = None,
     ) -> PlannerOutput | tuple[Tensor]:
         r"""Plan.
 
@@ -123,15 +170,18 @@ class PlannerPipeline(DiffusionPipeline):
                 "actions" (J, A), the name of a task in `pipe.prompts` (its first prompt), or a list of B of them.
             history: states seen so far in physical units, newest last, (n, O) or (B, n, O) with n >= 1; only the
                 last L are read, and fewer than L mean that the episode has just begun.
-            target_return: return asked for, in [0, 1] of each task's data; one number or B.
+            target_return: return asked for, one number or B, in the units of the label that was trained.
             num_inference_steps: S, sampling timesteps, between 1 and the timesteps of training.
-            guidance_scale: uncond + guidance_scale (cond - uncond); 1.0 skips the unconditional pass.
+            guidance_scale: uncond + guidance_scale (cond - uncond); 1.0 skips the unconditional branch.
             temperature: factor on the variance of all noise.
             initial_temperature: factor on the variance of the first noise; by default `temperature`.
             num_actions: plan only the first n of H actions. With a causal backbone that costs less and changes
-                none of them; otherwise the whole horizon is planned and cut.
+                none of them; otherwise the whole horizon is planned and cut. By default H, or as the prefix was made.
             generator: one generator, or one per sample. A sample's noise depends on its own generator alone.
             return_dict: return a `PlannerOutput` instead of a tuple.
+            task: name of a task of training, or B of them, for a planner that is told the task by its number.
+            prefix: what `prefix` returned, instead of `prompt`, `task` and `target_return`. Without it nothing is
+                kept from one call to the next.
 
         Returns:
             Actions of shape (B, n, A), inside [-1, 1].
@@ -140,132 +190,68 @@ class PlannerPipeline(DiffusionPipeline):
             DataError: if a condition the model was trained with is missing, or has the wrong shape.
             ValueError: if a number is out of range, or guidance is asked of a model that cannot be guided.
         """
-        defaults = self.config
-        steps = defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
-        scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
-        temperature = defaults.temperature if temperature is None else temperature
+        if prefix is not None:
+            num_inference_steps, guidance_scale, num_actions = prefix.agree(
+                num_inference_steps, guidance_scale, num_actions
+            )
+        steps, scale, count = self._numbers(num_inference_steps, guidance_scale, num_actions)
+        temperature = self.config.temperature if temperature is None else temperature
         if initial_temperature is None:
-            initial_temperature = defaults.initial_temperature
-        horizon = self.representation.horizon
-        count = horizon if num_actions is None else num_actions
-        if not 1 <= count <= horizon:
-            raise ValueError(f"num_actions: must be between 1 and the horizon {horizon}, got {count}")
+            initial_temperature = self.config.initial_temperature
         for name, value in (("temperature", temperature), ("initial_temperature", initial_temperature)):
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"{name}: must be a finite number of at least 0, got {value}")
 
-        fields, batch = self._fields(prompt, history, target_return, _count(generator))
-        branches = 1
-        if scale != 1.0:
-            fields, drop = self._guided(fields, batch)
-            branches = 2
-        else:
-            drop = None
-        condition = self.conditioning(fields, drop)
-
-        solver = probe(self.scheduler, steps)
-        predict = self.backbone.prepare(condition, solver.timesteps, branches)
-        # Noise is drawn for the whole horizon and cut, so that planning fewer actions changes none of them.
-        noise = draw_noise(
-            (horizon, self.representation.channels),
-            _per_sample(generator, batch),
-            len(solver) + 1 if solver.stochastic else 1,
-        )
-        grain = self.backbone.granularity
-        planned = -(-count // grain) * grain if self.backbone.causal else horizon
-        x = sample(
-            predict,
-            solver,
-            noise[:, :, :planned].to(self.device),
-            prediction_type=self.scheduler.config.prediction_type,
-            guidance_scale=scale,
-            bounds=self.representation.bounds.float(),
-            temperature=temperature,
-            initial_temperature=initial_temperature,
-        )
-        actions = self.normalizer.physical_actions(self.representation.decode(x)["actions"])[:, :count]
+        with torch.inference_mode():
+            solver = probe(self.scheduler, steps)
+            given = {"prompt": prompt, "task": task, "target_return": target_return, "history": history}
+            if prefix is None:
+                fields, batch = read_fields(self, given, batch=_count(generator))
+                condition = self.conditioning.branches(fields, guided=scale != 1.0)
+            else:
+                prefix.require(given, solver.timesteps, _count(generator))
+                fields, batch = read_fields(self, given, lifetimes=("plan",), batch=prefix.batch, counted="prefix")
+                condition = self.conditioning.branches(fields, guided=scale != 1.0, lifetime="plan")
+            shared = None if prefix is None else prefix.shared
+            predict = self.backbone.prepare(condition, solver.timesteps, 1 if scale == 1.0 else 2, shared)
+            # Noise is drawn for the whole horizon and cut, so that planning fewer actions changes none of them.
+            noise = draw_noise(
+                (self.representation.horizon, self.representation.channels),
+                _per_sample(generator, batch),
+                len(solver) + 1 if solver.stochastic else 1,
+            )
+            x = sample(
+                predict,
+                solver,
+                noise[:, :, : self._entries(count)].to(self.normalizer.where),
+                prediction_type=self.scheduler.config.prediction_type,
+                guidance_scale=scale,
+                bounds=self.representation.bounds.float(),
+                temperature=temperature,
+                initial_temperature=initial_temperature,
+            )
+            actions = self.normalizer.physical_actions(self.representation.decode(x)["actions"])[:, :count]
+        actions = actions.clone()  # a tensor like any other again
         return PlannerOutput(actions=actions) if return_dict else (actions,)
 
-    def _guided(self, fields: dict[str, Tensor], batch: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Double the batch: as asked, and once more with everything withheld that training withheld."""
-        roles = list(self.conditioning.droppable)
-        if not roles:
+    def _numbers(self, steps: int | None, scale: float | None, count: int | None) -> tuple[int, float, int]:
+        """Sampling timesteps, guidance scale and actions to plan: as asked, or the defaults; checked."""
+        steps = self.config.num_inference_steps if steps is None else steps
+        scale = self.config.guidance_scale if scale is None else scale
+        horizon = self.representation.horizon
+        count = horizon if count is None else count
+        if not 1 <= count <= horizon:
+            raise ValueError(f"num_actions: must be between 1 and the horizon {horizon}, got {count}")
+        if scale != 1.0 and not self.conditioning.droppable:
             raise ValueError(
                 "guidance_scale: only 1.0 is possible, because no condition of this model was trained with dropout"
             )
-        doubled = {name: torch.cat([value, value]) for name, value in fields.items()}
-        second = torch.arange(2 * batch, device=self.device) >= batch
-        return doubled, dict.fromkeys(roles, second)
+        return steps, scale, count
 
-    def _fields(self, prompt: Any, history: Any, target_return: Any, generators: int) -> tuple[dict[str, Tensor], int]:
-        """Check the conditions, bring them to model space and to one batch size."""
-        fields: dict[str, Tensor] = {}
-        if encoder := self._asked("prompt_states", "prompt", prompt):
-            prompts = [self._prompt(one, encoder.length) for one in _as_list(prompt)]
-            if not prompts:
-                raise DataError("prompt: the list of prompts is empty")
-            states = torch.stack([one.states for one in prompts]).to(self.device)
-            actions = torch.stack([one.actions for one in prompts]).to(self.device)
-            fields["prompt_states"] = self.normalizer.states(states)
-            fields["prompt_actions"] = self.normalizer.actions(actions)
-        if encoder := self._asked("history", "history", history):
-            fields["history"] = self._history(history, encoder.length)
-        if self.conditioning.reading("return"):
-            value = self.config.target_return if target_return is None else target_return
-            fields["return"] = torch.as_tensor(value, dtype=torch.float32, device=self.device).reshape(-1, 1)
-            if not fields["return"].isfinite().all():
-                raise DataError("target_return: contains NaN or infinity")
-        sizes = {name: len(value) for name, value in fields.items()}
-        batch = max([generators, *sizes.values()])
-        wrong = {name: size for name, size in sizes.items() if size not in (1, batch)}
-        if wrong:
-            counts = sizes | ({"generator": generators} if generators > 1 else {})
-            raise DataError(f"batch sizes must be equal or 1, got {counts}")
-        dtype = self.backbone.dtype
-        return {k: v.expand(batch, *v.shape[1:]).to(dtype) for k, v in fields.items()}, batch
-
-    def _asked(self, field: str, name: str, value: Any) -> Encoder | None:
-        """The encoder that reads a field, if any; its value must then be there."""
-        encoder = self.conditioning.reading(field)
-        if encoder is not None and value is None:
-            raise DataError(f"{name}: this planner was trained with it, so a plan needs it; got nothing")
-        return encoder
-
-    def _prompt(self, prompt: Any, length: int) -> Prompt:
-        if isinstance(prompt, str):
-            prompt = self.prompts[prompt][0]
-        elif isinstance(prompt, Mapping):
-            missing = {"states", "actions"} - set(prompt)
-            if missing:
-                raise DataError(f"prompt: needs 'states' and 'actions', got {', '.join(map(str, prompt)) or 'nothing'}")
-            prompt = Prompt(states=prompt["states"], actions=prompt["actions"])
-        elif not isinstance(prompt, Prompt):
-            raise DataError(
-                "prompt: must be a task name, a Prompt or a mapping with states and actions, "
-                f"got {type(prompt).__name__}"
-            )
-        expected = ((length, len(self.normalizer.state_loc)), (length, len(self.normalizer.action_loc)))
-        got = (tuple(prompt.states.shape), tuple(prompt.actions.shape))
-        if got != expected:
-            raise DataError(
-                f"prompt: states and actions must have shapes {expected[0]} and {expected[1]}, "
-                f"got {got[0]} and {got[1]}"
-            )
-        return prompt
-
-    def _history(self, history: Any, length: int) -> Tensor:
-        states = torch.as_tensor(history, dtype=torch.float32, device=self.device)
-        states = states[None] if states.ndim == 2 else states
-        width = len(self.normalizer.state_loc)
-        if states.ndim != 3 or states.shape[1] < 1 or states.shape[2] != width:
-            raise DataError(
-                f"history: must have shape (n, {width}) or (B, n, {width}) with n >= 1, got {tuple(states.shape)}"
-            )
-        if not states.isfinite().all():
-            raise DataError("history: contains NaN or infinity")
-        states = self.normalizer.states(states[:, -length:])
-        padding = states.new_zeros(len(states), length - states.shape[1], width)
-        return torch.cat([padding, states], dim=1)
+    def _entries(self, count: int) -> int:
+        """Entries of x that must be sampled to plan `count` actions."""
+        grain = self.backbone.granularity
+        return -(-count // grain) * grain if self.backbone.causal else self.representation.horizon
 
 
 def _settle(module: Any) -> None:
@@ -278,10 +264,6 @@ def _settle(module: Any) -> None:
         for parameter in module.parameters():
             if parameter.data_ptr() % 64:
                 parameter.data = parameter.data.clone()
-
-
-def _as_list(prompt: Any) -> list[Any]:
-    return list(prompt) if isinstance(prompt, list | tuple) else [prompt]
 
 
 def _count(generator: Generators) -> int:

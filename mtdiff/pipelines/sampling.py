@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mtdiff.errors import RecipeError
 
-PromptPolicy = Literal["episode", "every_plan"]
+PromptPolicy = Literal["episode", "pool", "every_plan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +22,12 @@ class Sampling:
         temperature: factor on the variance of all noise; 0.5 in the paper.
         initial_temperature: factor on the variance of the first noise; null means `temperature`.
         execute: actions carried out per plan, from 1 (the paper) to the horizon.
-        target_return: return asked for, in units of each task's data: 0 is the 5 % quantile, 1 the 95 %.
+        target_return: return asked for, in the units of the label that was learnt. For "episode" those of each task's
+            data: 0 is the 5 % quantile, 1 the 95 %. For "remaining" rewards per step: 9 in the released code.
         prompts_per_task: prompts a saved pipeline carries for every task of its training.
-        prompt_policy: show one prompt for a whole "episode", or draw another for "every_plan" (the paper).
+        prompt_policy: show one prompt for a whole "episode"; or draw another one for "every_plan" (the paper, which
+            plans at every step); or "pool": draw as for every plan, but compute what depends on the prompts once an
+            episode for all of them, which gives the same plans for more memory and less time.
     """
 
     scheduler: dict[str, Any] | None = None
