@@ -1,6 +1,7 @@
 # make demo   everything, from a bare machine to a report
 # make test   the whole test suite          make unit   its fast part
-# make lint   ruff and mypy                 make install   the virtual environment they all use
+# make lint   ruff and mypy                 make docs   the documentation, in docs/_build/html
+# make install   the virtual environment they all use
 #
 # PYTHON=python3.12             another interpreter (3.11 to 3.13)
 # TORCH_INDEX=<index url>       another build of torch: see the README
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # Tests run one process a core, so that torch must not start threads of its own in each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-.PHONY: install demo test unit lint clean
+.PHONY: install demo test unit lint docs clean
 
 install: $(INSTALLED)
 
@@ -40,5 +41,10 @@ unit: install
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+# Every warning is an error: a link that leads nowhere, a registry without a page.
+docs: install
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist docs/_build
