@@ -19,10 +19,21 @@ from mtdiff.recipe import write_text
 from mtdiff.runs import hardware, versions
 
 
-def parse(description: str, *, rounds: int) -> Namespace:
-    """Read the options that all benchmarks share, and keep torch to one thread."""
+def parse(
+    description: str, *, rounds: int | None = None, more: Callable[[ArgumentParser], Any] | None = None
+) -> Namespace:
+    """Read the options that all benchmarks share, and keep torch to one thread.
+
+    Args:
+        description: what `--help` says.
+        rounds: default of `--rounds`; None where nothing takes turns.
+        more: adds a benchmark's own options.
+    """
     parser = ArgumentParser(description=description)
-    parser.add_argument("--rounds", type=int, default=rounds, help="how often each is timed, in turn")
+    if more:
+        more(parser)
+    if rounds is not None:
+        parser.add_argument("--rounds", type=int, default=rounds, help="how often each is timed, in turn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the record here")
     options = parser.parse_args()
@@ -76,8 +87,9 @@ def write(path: Path | None, *, seed: int, rows: Sequence[Mapping[str, Any]]) ->
     if path is None:
         return
     threads = os.environ.get("OMP_NUM_THREADS")
+    arguments = [f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
     record = {
-        "command": (f"OMP_NUM_THREADS={threads} " if threads else "") + shlex.join(["python", *sys.argv]),
+        "command": (f"OMP_NUM_THREADS={threads} " if threads else "") + shlex.join(["python", *arguments]),
         "hardware": f"{hardware()}; one thread",
         "versions": versions(),
         "seed": seed,

@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/train_update.py --json benchmarks/results/train_update.json
 
 The plain loop is what one writes first: batches from a DataLoader, Adam, gradient clipping, and a moving average
-kept parameter by parameter. Before anything is timed, both must give the same loss for the same batch.
+kept parameter by parameter, and every token passing every layer. Before anything is timed, both must give the same loss
+for the same batch.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from measure import interleave, parse, ratio, show, spread, table, write
+from naive import plain_network
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from windows import PlainWindows, numbers
@@ -29,7 +31,7 @@ from mtdiff.training import Trainer
 
 SIZES: dict[str, tuple[str, list[str]]] = {
     "quickstart": ("quickstart", []),
-    "paper": ("defaults/planner", ["representation.horizon=32"]),
+    "paper": ("presets/default", ["representation.horizon=32"]),
 }
 TASKS, BATCH = 4, 64
 UPDATES = {"quickstart": 8, "paper": 1}  # a round
@@ -47,7 +49,7 @@ def plain_loss(
     """Mean squared error of the denoised actions; padding counts as no error."""
     signal = alphas_cumprod[timestep].view(-1, 1, 1)
     noisy = signal.sqrt() * batch["actions"] + (1 - signal).sqrt() * noise
-    error = denoiser(noisy, timestep, batch, drop) - batch["actions"]
+    error = plain_network(denoiser, noisy, timestep, batch, drop) - batch["actions"]
     return (error.square() * batch["mask"].unsqueeze(-1)).mean()
 
 
