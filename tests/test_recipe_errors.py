@@ -15,7 +15,9 @@ SECTIONS = (
     "pipeline, seed, suite, data, normalization, representation, conditioning, backbone, scheduler, sampling, "
     "training, evaluation, schema, extends, imports, vary"
 )
-GPT2 = "width, num_layers, num_heads, inner, dropout, activation, actions_per_token"
+GPT2 = (
+    "width, num_layers, num_heads, inner, dropout, activation, attention, token_order, linear_ends, actions_per_token"
+)
 DDPM = "num_train_timesteps, beta_min, beta_max, prediction_type"
 
 
@@ -40,7 +42,8 @@ def faults(text: str, *overrides: str) -> list[str]:
             "temporal_unet. Did you mean 'gpt2'?"),
         ("scheduler: {name: ddmp}", "scheduler.name: unknown scheduler 'ddmp'. Allowed: ddim, ddpm, deis, "
             "dpm_solver, unipc. Did you mean 'ddpm'?"),
-        ("suite: metawrld", "suite.name: unknown suite 'metawrld'. Allowed: metaworld. Did you mean 'metaworld'?"),
+        ("suite: metawrld", "suite.name: unknown suite 'metawrld'. Allowed: gymnasium, metaworld, "
+            "offline. Did you mean 'metaworld'?"),
         ("backbone: {n_layers: 3}", f"backbone.n_layers: gpt2 takes no 'n_layers'. Allowed: {GPT2}. "
             "Did you mean 'num_layers'?"),
         ("backbone: {channels: 3}", f"backbone.channels: comes from the data and cannot be set. Allowed: {GPT2}."),
