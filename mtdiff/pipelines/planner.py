@@ -51,7 +51,7 @@ class PlannerPipeline(DiffusionPipeline):
         temperature: default factor on the variance of the noise.
         initial_temperature: default factor on the variance of the first noise; None means `temperature`.
         execute: default number of actions an agent carries out per plan.
-        target_return: default return asked for, in [0, 1].
+        target_return: default return asked for, in the units of the label that was trained.
         prompt_policy: "episode", "pool" or "every_plan", see `Sampling`.
         suite: the environments it was trained for, as a part: what `mtdiff evaluate` runs it in.
     """
