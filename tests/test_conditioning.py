@@ -21,8 +21,8 @@ from small_parts import (
     small,
 )
 
+from mtdiff.activations import ACTIVATIONS
 from mtdiff.conditioning import Conditioning, Encoder
-from mtdiff.conditioning.encoder import ACTIVATIONS
 from mtdiff.registry import CONDITIONING
 
 every_encoder = pytest.mark.parametrize("spec", all_variants(CONDITIONING))
@@ -152,14 +152,19 @@ def test_prompt_of_another_length() -> None:
         conditioning(fields)
 
 
-@pytest.mark.parametrize("size", [8, 5000])
+@pytest.mark.parametrize("size", [8, 5000, 2**19])  # torch's own, one piece, three pieces
 def test_mish_is_mish_with_and_without_gradients(size: int) -> None:
-    x = torch.cat([torch.linspace(-60, 60, size), torch.tensor([-1e4, -88.0, 0.0, 20.0, 88.0, 1e4])])
-    expected = torch.nn.functional.mish(x.double())
-    act = ACTIVATIONS["mish"]()
+    act, mish = ACTIVATIONS["mish"](), torch.nn.functional.mish
+    ends = torch.tensor([-1e4, -88.0, 0.0, 20.0, 88.0, 1e4])
+    x = torch.cat([torch.linspace(-60, 60, size), ends]).view(2, -1).T  # not contiguous
+    exact = x.double().requires_grad_()
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    (mish(exact) * weights).sum().backward()
     with torch.no_grad():
-        torch.testing.assert_close(act(x).double(), expected, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(act(x).double(), mish(exact), rtol=1e-6, atol=1e-7)
         assert act(x.bfloat16()).dtype == torch.bfloat16
     leaf = x.clone().requires_grad_()
-    act(leaf).sum().backward()
-    assert leaf.grad is not None and leaf.grad.isfinite().all()
+    found = act(leaf)
+    torch.testing.assert_close(found.double(), mish(exact), rtol=1e-6, atol=1e-7)
+    (found * weights).sum().backward()
+    torch.testing.assert_close(leaf.grad.double(), exact.grad, rtol=1e-5, atol=1e-6)

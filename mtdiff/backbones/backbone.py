@@ -11,6 +11,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor, nn
 
+from mtdiff.activations import Mish
 from mtdiff.conditioning.encoder import Condition, Role
 from mtdiff.diffusion import Predict
 
@@ -159,7 +160,7 @@ class TimestepEmbedding(nn.Module):
         if width % 2:
             raise ValueError(f"width: must be even for a timestep embedding, got {width}")
         self.pairs = width // 2
-        self.layers = nn.Sequential(nn.Linear(width, hidden), nn.Mish(), nn.Linear(hidden, width))
+        self.layers = nn.Sequential(nn.Linear(width, hidden), Mish(), nn.Linear(hidden, width))
 
     def forward(self, timestep: Tensor) -> Tensor:
         """Embed `timestep` (B,) to (B, C)."""

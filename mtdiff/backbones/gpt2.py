@@ -10,9 +10,10 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from mtdiff.activations import ACTIVATIONS, Activation
 from mtdiff.backbones.backbone import Backbone, Prefix, TimestepEmbedding, role_list
 from mtdiff.backbones.gpt2_prefix import Decoder, KeyValuePrefix, compute_prefix
-from mtdiff.conditioning.encoder import ACTIVATIONS, Activation, Condition, Role, mlp
+from mtdiff.conditioning.encoder import Condition, Role, mlp
 from mtdiff.diffusion import Predict
 from mtdiff.errors import at_least, fraction
 from mtdiff.registry import BACKBONES

@@ -8,6 +8,7 @@ from typing import Any
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from mtdiff.activations import Mish
 from mtdiff.backbones.backbone import Backbone, Pools, TimestepEmbedding, role_list
 from mtdiff.conditioning.encoder import Condition, Role
 from mtdiff.errors import at_least, fraction
@@ -24,7 +25,7 @@ class ResidualBlock(nn.Module):
         last = nn.Linear(expansion * width, width)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(nn.Linear(width, expansion * width), nn.Mish(), nn.Dropout(dropout), last)
+        self.layers = nn.Sequential(nn.Linear(width, expansion * width), Mish(), nn.Dropout(dropout), last)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         scale, shift = self.modulation(condition).chunk(2, dim=-1)

@@ -10,8 +10,9 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from mtdiff.activations import ACTIVATIONS, Activation
 from mtdiff.backbones.backbone import Backbone, Pools, TimestepEmbedding, role_list
-from mtdiff.conditioning.encoder import ACTIVATIONS, Activation, Condition, Role
+from mtdiff.conditioning.encoder import Condition, Role
 from mtdiff.errors import at_least, fraction
 from mtdiff.registry import BACKBONES
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -10,35 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mtdiff.activations import ACTIVATIONS, Activation
 from mtdiff.errors import at_least, fraction
 
 Lifetime = Literal["episode", "plan"]
-Activation = Literal["mish", "gelu", "gelu_new", "silu"]
-
-_MANY = 4096  # numbers from which on fewer exponentials outweigh more passes over memory
-
-
-class Mish(nn.Mish):
-    """x tanh(softplus(x)); without gradients on a CPU through one exponential, in half the time.
-
-    With n = e^x (e^x + 2), tanh(log(1 + e^x)) = n / (n + 2), which is 1 in single precision from x = 20 on.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        plain = torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu"
-        if plain or x.numel() < _MANY:
-            return super().forward(x)
-        exponential = x.clamp(max=20.0).exp_()
-        n = torch.addcmul(exponential * 2, exponential, exponential)
-        return (x * n).div_(n.add_(2))
-
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "mish": Mish,  # the paper's; on a CPU it costs several times as much as the others
-    "gelu": nn.GELU,
-    "gelu_new": lambda: nn.GELU(approximate="tanh"),  # GPT-2's own
-    "silu": nn.SiLU,
-}
 
 
 @dataclass(frozen=True, kw_only=True)

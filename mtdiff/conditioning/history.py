@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mtdiff.conditioning.encoder import Activation, Encoder, mlp
+from mtdiff.activations import Activation
+from mtdiff.conditioning.encoder import Encoder, mlp
 from mtdiff.errors import at_least
 from mtdiff.registry import CONDITIONING
 

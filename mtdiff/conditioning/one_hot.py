@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from mtdiff.conditioning.encoder import Activation, Encoder, mlp
+from mtdiff.activations import Activation
+from mtdiff.conditioning.encoder import Encoder, mlp
 from mtdiff.registry import CONDITIONING
 
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mtdiff.conditioning.encoder import Activation, Encoder, mlp
+from mtdiff.activations import Activation
+from mtdiff.conditioning.encoder import Encoder, mlp
 from mtdiff.data.returns import ReturnLabel
 from mtdiff.registry import CONDITIONING
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from mtdiff.conditioning.encoder import ACTIVATIONS, Activation, Encoder
+from mtdiff.activations import ACTIVATIONS, Activation
+from mtdiff.conditioning.encoder import Encoder
 from mtdiff.errors import at_least
 from mtdiff.registry import CONDITIONING
 

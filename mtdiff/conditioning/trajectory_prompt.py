@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from mtdiff.conditioning.encoder import Activation, Encoder, mlp
+from mtdiff.activations import Activation
+from mtdiff.conditioning.encoder import Encoder, mlp
 from mtdiff.errors import at_least
 from mtdiff.registry import CONDITIONING
 
