@@ -1,7 +1,8 @@
 """Planning as one writes it first: what `plan.py` compares mtdiff with.
 
 Nothing is kept from one call of the network to the next, the conditional and the unconditional branch are two calls,
-every token passes every layer, the whole horizon is denoised, and the formulas are those of DDPM (Ho et al. 2020).
+every token passes every layer, the whole horizon is denoised, Mish is torch's own, and the formulas are those of DDPM
+(Ho et al. 2020).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, scaled_dot_product_attention
+from torch.nn.functional import layer_norm, mish, scaled_dot_product_attention
 
 from mtdiff.diffusion import Denoiser
 from mtdiff.pipelines import PlannerPipeline
@@ -85,7 +86,8 @@ def plain_network(
         dropout = block.dropout if block.training else 0.0
         mixed = scaled_dot_product_attention(*heads, is_causal=True, dropout_p=dropout)
         tokens = tokens + block.drop(block.attention_out(mixed.transpose(1, 2).flatten(2)))
-        tokens = tokens + block.drop(block.mlp(block.ln_2(tokens)))
+        widen, _, narrow = block.mlp
+        tokens = tokens + block.drop(narrow(mish(widen(block.ln_2(tokens)))))
     out = net.head(net.final_norm(tokens)[:, -actions.shape[1] :])
     return out.unflatten(-1, (net.granularity, -1)).flatten(1, 2)
 
