@@ -86,8 +86,9 @@ def plain_network(
         dropout = block.dropout if block.training else 0.0
         mixed = scaled_dot_product_attention(*heads, is_causal=True, dropout_p=dropout)
         tokens = tokens + block.drop(block.attention_out(mixed.transpose(1, 2).flatten(2)))
-        widen, _, narrow = block.mlp
-        tokens = tokens + block.drop(narrow(mish(widen(block.ln_2(tokens)))))
+        widen, act, narrow = block.mlp
+        act = mish if net.config.activation == "mish" else act
+        tokens = tokens + block.drop(narrow(act(widen(block.ln_2(tokens)))))
     out = net.head(net.final_norm(tokens)[:, -actions.shape[1] :])
     return out.unflatten(-1, (net.granularity, -1)).flatten(1, 2)
 
