@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mtdiff import TrajectoryDataset
 from mtdiff.errors import RecipeError
 from mtdiff.recipe import load_recipe, shipped_recipes
 
@@ -96,11 +98,18 @@ def test_the_error_messages_are_those_shown(tmp_path: Path, monkeypatch: pytest.
         assert str(caught.value) == line
 
 
-def test_the_recipe_shown_is_valid(tmp_path: Path) -> None:
-    (tmp_path / "my.yaml").write_text(blocks("yaml")[0])
-    recipe = load_recipe(tmp_path / "my.yaml")
-    assert recipe.get("backbone.name") == "residual_mlp" and "num_heads" not in recipe.get("backbone")
-    assert recipe.get("sampling.scheduler.solver_order") == 3
+def test_the_recipes_shown_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tasks, two = ["earth", "moon"], (np.ones((31, 3)), np.zeros((30, 1)), np.zeros(30))
+    states, actions, rewards = ([array] * 2 for array in two)
+    shown = TrajectoryDataset.from_arrays(states=states, actions=actions, rewards=rewards, tasks=tasks)
+    shown.save("pendulum", prompts=shown)
+    for name in ("my.yaml", "pendulum.yaml"):
+        Path(name).write_text(next(block for block in blocks("yaml") if block.startswith(f"# {name}\n")))
+    mine, pendulum = load_recipe("my.yaml"), load_recipe("pendulum.yaml")
+    assert mine.get("backbone.name") == "residual_mlp" and "num_heads" not in mine.get("backbone")
+    assert mine.get("sampling.scheduler.solver_order") == 3
+    assert pendulum.build("suite").state_dim == 3 and pendulum.get("conditioning.task.input_norm") is False
 
 
 def test_every_shipped_recipe_resolves_and_says_how_to_run_it() -> None:
