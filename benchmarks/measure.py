@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mtdiff.recipe import write_text
+from mtdiff.whole import write_text
 from mtdiff.runs import hardware, versions
 
 

@@ -30,7 +30,7 @@ from mtdiff.compose import set_sampling
 from mtdiff.data.trajectories import TrajectoryDataset
 from mtdiff.evaluation import Evaluation, evaluate
 from mtdiff.pipelines import PlannerAgent, PlannerPipeline
-from mtdiff.recipe import write_text
+from mtdiff.whole import write_text
 from mtdiff.runs import Run, hardware, versions
 
 HOME = Path(__file__).parent / "results" / "timesteps"

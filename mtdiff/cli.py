@@ -120,7 +120,8 @@ def schema(
 
     In an editor with yaml-language-server, begin a recipe with `# yaml-language-server: $schema=FILE`.
     """
-    from mtdiff.recipe import json_schema, write_text
+    from mtdiff.recipe import json_schema
+    from mtdiff.whole import write_text
 
     document = json_schema()
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
@@ -128,10 +129,7 @@ def schema(
         if not as_json:
             sys.stdout.write(text)
         return document
-    try:
-        write_text(out, text)
-    except OSError as error:
-        raise MTDiffError(f"{out}: cannot be written: {error.strerror}.") from error
+    write_text(out, text)
     print(f"wrote {out}. First line of a recipe: # yaml-language-server: $schema={out}")
     return {"path": str(out)}
 

@@ -58,6 +58,7 @@ def collect(
         DataError: the folder was collected with other settings, or an expert keeps failing.
         EnvironmentFault: a simulator failed or a worker died, and finished shards are kept; or the suite has no
             scripted experts.
+        StorageFault: a file could not be written; finished shards are kept.
     """
     from mtdiff.data import shards, storage
 
@@ -79,6 +80,8 @@ def collect(
     else:
         todo = [shard for shard in plan if not _is_done(folder, shard)]
     if todo or not complete:
+        for shard in todo:  # before the manifest, which alone can tell that a file is damaged
+            (folder / shard.path).unlink(missing_ok=True)
         (folder / storage.MANIFEST).unlink(missing_ok=True)
         for shard, episodes in _record(suite, source, todo, workers=workers, progress=progress):
             shards.write_shard(folder / shard.path, episodes)
@@ -130,17 +133,18 @@ def _claim(folder: Path, settings: dict[str, Any], versions: dict[str, str], *, 
         return
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        there = {section: dict(there[section]) for section in ("suite", "data", "versions")}
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: is damaged ({error}); remove the folder and collect again.") from error
     now = {**settings, "versions": versions}
     # A finished dataset is good whatever is installed today; half of one should not be finished by another
     # simulator.
     sections = ("suite", "data") if complete else ("suite", "data", "versions")
     differences = [
-        f"{section}.{key} is {_short(there.get(section, {}).get(key))} there and {_short(new)} now"
+        f"{section}.{key} is {_short(there[section].get(key))} there and {_short(new)} now"
         for section in sections
-        for key in sorted({*there.get(section, {}), *now[section]})
-        if there.get(section, {}).get(key) != (new := now[section].get(key))
+        for key in sorted({*there[section], *now[section]})
+        if there[section].get(key) != (new := now[section].get(key))
     ]
     if differences:
         raise DataError(

@@ -21,6 +21,10 @@ class DataError(MTDiffError):
     """A dataset, prompt or trajectory is missing, damaged or of the wrong shape."""
 
 
+class StorageFault(MTDiffError):
+    """A file could not be written: the disk is full, a limit was reached, or nobody may write there."""
+
+
 class EnvironmentFault(MTDiffError):
     """A simulator could not be made, or a worker process of it died."""
 

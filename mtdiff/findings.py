@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mtdiff.errors import DataError
 from mtdiff.evaluation import EvaluationResult, Video
-from mtdiff.recipe import write_text
+from mtdiff.whole import beside, writing
 
 RECORDED = "collected"
 """The source of data whose episodes scripted experts made."""
@@ -57,19 +59,39 @@ class Findings:
         }
 
     def save(self) -> None:
-        """Write the films, then the numbers: a folder with numbers is complete."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for task, video in self.videos.items():
-            (self.folder / f"{task}.mp4").write_bytes(video.mp4)
-        write_text(self.folder / "findings.json", json.dumps(self.to_dict(), indent=1))
+        """Write the films, then the numbers: a folder with numbers is complete.
+
+        Raises:
+            StorageFault: a file could not be written; what was found before is still there.
+        """
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        numbers = self.folder / "findings.json"
+        with contextlib.ExitStack() as stack:  # all is written before any takes its place, the numbers last
+            stack.enter_context(beside(numbers)).write_text(json.dumps(self.to_dict(), indent=1))
+            for task, video in self.videos.items():
+                stack.enter_context(beside(self.folder / f"{task}.mp4")).write_bytes(video.mp4)
+            numbers.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: Path) -> Findings | None:
-        """Read it again, or None if the folder holds nothing complete."""
+        """Read it again, or None if the folder holds nothing complete.
+
+        Raises:
+            DataError: its numbers are damaged.
+        """
         path = folder / "findings.json"
         if not path.is_file():
             return None
-        found = json.loads(path.read_text())
+        try:
+            return cls._read(folder, json.loads(path.read_text(encoding="utf-8")))
+        except (DataError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{path}: is damaged ({type(error).__name__}: {error}). Measure again with --again."
+            ) from error
+
+    @classmethod
+    def _read(cls, folder: Path, found: dict[str, Any]) -> Findings | None:
         films = {task: folder / f"{task}.mp4" for task in found["videos"]}
         if not all(film.is_file() for film in films.values()):
             return None
@@ -77,7 +99,8 @@ class Findings:
             name: EvaluationResult.from_dict(found[name]) if found[name] else None
             for name in ("result", "swapped", "demonstrator")
         }
-        assert results["result"] is not None
+        if results["result"] is None:
+            raise DataError("it has no result")
         return cls(
             folder=folder,
             result=results["result"],

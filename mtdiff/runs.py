@@ -25,19 +25,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 import mtdiff
 from mtdiff.compose import compose, windows
 from mtdiff.data.trajectories import TrajectoryDataset
-from mtdiff.errors import MTDiffError, TrainingFault
-from mtdiff.recipe import Recipe, load_recipe, write_text
+from mtdiff.errors import DataError, MTDiffError, TrainingFault
+from mtdiff.recipe import Recipe, load_recipe
 from mtdiff.run_data import ROOT, collect_data, data_folder, load_data
+from mtdiff.whole import discard, seal, take_place, write_text, writing
 
 if TYPE_CHECKING:
     from mtdiff.pipelines.planner import PlannerPipeline
 
 __all__ = ["ROOT", "Run", "collect_data", "data_folder", "hardware", "save_pipeline", "train", "versions"]
 
+_ALWAYS = ("name", "hash", "complete", "data", "versions", "hardware")  # what run.json has
+_AT_THE_END = ("updates", "seconds")
 _PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
 
 
@@ -60,8 +64,20 @@ class Run:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What `run.json` says: hash, data, versions, hardware, updates, seconds, complete."""
-        return json.loads((self.folder / "run.json").read_text())
+        """What `run.json` says: hash, data, versions, hardware, updates, seconds, complete.
+
+        Raises:
+            DataError: it is damaged, or lacks something.
+        """
+        path = self.folder / "run.json"
+        try:
+            info = json.loads(path.read_text(encoding="utf-8"))
+            for key in (*_ALWAYS, *(_AT_THE_END if info["complete"] else ())):
+                info[key]
+        except (ValueError, KeyError, TypeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise DataError(f"{path}: is damaged ({what}). Train again with --restart.") from error
+        return info
 
     @property
     def complete(self) -> bool:
@@ -157,7 +173,8 @@ def train(
         "device": str(accelerator.device),
     }
     if accelerator.is_main_process:
-        run.folder.mkdir(parents=True, exist_ok=True)
+        with writing(run.folder):
+            run.folder.mkdir(parents=True, exist_ok=True)
         recipe.save(run.folder / "recipe.yaml")
         write_text(run.folder / "run.json", json.dumps(info, indent=2))
     learn, held_out = _split(dataset, settings.validation, recipe.get("seed"))
@@ -184,11 +201,15 @@ def save_pipeline(run: Run, recipe: Recipe, pipeline: PlannerPipeline) -> None:
     """Save a pipeline with its recipe beside it, whole or not at all."""
     partial = run.folder / "pipeline.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    pipeline.save_pretrained(partial)
-    recipe.save(partial / "recipe.yaml")
-    if run.pipeline.exists():
-        shutil.rmtree(run.pipeline)
-    partial.rename(run.pipeline)
+    try:
+        with writing(run.pipeline, SafetensorError):
+            pipeline.save_pretrained(partial)
+        recipe.save(partial / "recipe.yaml")
+        seal(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # a full disk has no room for half of it
+        raise
+    take_place(partial, run.pipeline)
 
 
 def versions() -> dict[str, str]:
@@ -233,7 +254,7 @@ def _name(recipe: Recipe) -> str:
 def _is_done(run: Run, recipe: Recipe, pipeline: PlannerPipeline, *, resume: bool, restart: bool) -> bool:
     """Whether nothing is left to train; refuses to begin where another training was interrupted."""
     if restart:
-        shutil.rmtree(run.folder, ignore_errors=True)
+        discard(run.folder)
     if run.complete:
         if run.recipe.values != recipe.values:
             _renew(run, recipe, pipeline)

@@ -24,10 +24,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 def verb_of(app: typer.Typer) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     """Return a decorator that registers a function as a verb of `app`, called like the function.
 
-    It returns a JSON-able document; its `as_json` parameter says whether that is printed. An MTDiffError
-    becomes a message on stderr (with `--json` also `{"error": ...}` on stdout) and exit status 2; Ctrl-C,
-    which keeps what is finished, exit status 130. Of several processes that `accelerate launch` started, the
-    first one speaks for all; the others only say what went wrong in them.
+    It returns a JSON-able document; its `as_json` parameter says whether that is printed. An MTDiffError, or a file
+    that the system refuses, becomes a message on stderr (with `--json` also `{"error": ...}` on stdout) and exit
+    status 2; Ctrl-C, which keeps what is finished, exit status 130. Of several processes that `accelerate launch`
+    started, the first one speaks for all; the others only say what went wrong in them.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., None]:
@@ -46,6 +46,12 @@ def verb_of(app: typer.Typer) -> Callable[[Callable[..., Any]], Callable[..., No
                 except MTDiffError as error:
                     print(error if rank == "0" else f"process {rank}: {error}", file=sys.stderr)
                     document, status = error_document(error), 2
+                except BrokenPipeError:
+                    raise  # whoever read our output has gone
+                except OSError as error:
+                    fault = MTDiffError(f"{error.filename}: {error.strerror}." if error.filename else str(error))
+                    print(fault if rank == "0" else f"process {rank}: {fault}", file=sys.stderr)
+                    document, status = error_document(fault), 2
                 except KeyboardInterrupt as interrupt:
                     if rank == "0":
                         print(str(interrupt) or "interrupted; what was finished is kept", file=sys.stderr)

@@ -100,3 +100,27 @@ def make(values, dataset, prompts, tmp_path):
         )  # fmt: skip
 
     return build
+
+
+@pytest.fixture(scope="session")
+def faulty(tmp_path_factory):
+    """Runs `mtdiff` on `toy.yaml` under faults."""
+    from fault_server import Server
+    from toy_suite import RECIPE
+
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "toy.yaml").write_text(RECIPE)
+    server = Server(folder)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def whole(faulty):
+    """The output folder of undisturbed commands, and how often each changed a file."""
+    counts = {}
+    for verb in (["collect", "toy.yaml", "--workers", 1], ["train", "toy.yaml"]):
+        done = faulty(*verb, "--output", "whole")
+        assert done.status == 0, done.err
+        counts[verb[0]] = done.changes
+    return faulty.folder / "whole", counts

@@ -13,6 +13,7 @@ import mtdiff
 from mtdiff.compose import compose
 from mtdiff.errors import MTDiffError
 from mtdiff.pipelines import PlannerPipeline, PromptLibrary
+from mtdiff.whole import seal
 
 HISTORY = torch.linspace(-1, 1, 15).reshape(3, 5)
 
@@ -191,3 +192,12 @@ def test_half_precision(planner, tmp_path, cast):
         assert actions.dtype == torch.float32
         assert actions.isfinite().all()
     torch.testing.assert_close(plan(pipe), expected, atol=0.05, rtol=0)  # eight bits of mantissa
+
+
+def test_checksums_are_void_once_a_user_saves_into_the_same_folder(planner, tmp_path):
+    planner.save_pretrained(tmp_path)
+    seal(tmp_path)
+    with torch.no_grad():
+        planner.backbone.positions.add_(1)
+    planner.save_pretrained(tmp_path)
+    assert torch.equal(mtdiff.load(tmp_path).backbone.positions, planner.backbone.positions)

@@ -18,6 +18,7 @@ from mtdiff.data.sources.source import Reader, refuse_other_suites
 from mtdiff.data.storage import FOLDERS, MANIFEST, damage, read_manifest, save, write_beside
 from mtdiff.environments.suite import Suite
 from mtdiff.errors import DataError
+from mtdiff.whole import take_place, writing
 
 RECORD = "source.json"
 
@@ -38,6 +39,7 @@ def read_once(folder: Path, *, suite: Suite, source: Reader) -> int:
 
     Raises:
         DataError: see `Reader.read`; the files changed; the folder holds something else.
+        StorageFault: a file could not be written.
     """
     settings = {"suite": suite.describe(), "data": source.describe()}
     if (folder / RECORD).is_file():
@@ -54,7 +56,6 @@ def read_once(folder: Path, *, suite: Suite, source: Reader) -> int:
             )
         if (folder / MANIFEST).is_file() and not _damaged(folder):
             return 0
-        shutil.rmtree(folder)
     elif any((folder / name).exists() for name in (MANIFEST, *FOLDERS.values())):
         raise DataError(f"{folder}: holds trajectories that were not read here; choose another folder.")
     files = source.files(suite)
@@ -65,16 +66,22 @@ def read_once(folder: Path, *, suite: Suite, source: Reader) -> int:
         part.metadata = {**part.metadata, **settings, "content": record["content"], "versions": suite.versions()}
     beside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    save(beside, parts)
-    write_beside(beside / RECORD, json.dumps(record, indent=2) + "\n")
-    beside.rename(folder)
+    try:
+        save(beside, parts)
+        write_beside(beside / RECORD, json.dumps(record, indent=2) + "\n")
+        with writing(folder):
+            take_place(beside, folder)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)  # a full disk has no room for half of it
+        raise
     return sum(map(len, parts.values()))
 
 
 def _record(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {**record, **{key: record[key] for key in ("suite", "data", "files", "stamp", "content")}}
+    except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: is damaged ({error}); remove the folder to read the data again.") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from mtdiff.data.trajectories import Trajectory, TrajectoryDataset
 from mtdiff.errors import DataError
+from mtdiff.whole import beside, writing
 
 # Columns that are no labels. The last three follow from the others and are there for people who browse.
 COLUMNS = (
@@ -35,6 +35,7 @@ def write_shard(path: Path, episodes: Sequence[Trajectory]) -> None:
 
     Raises:
         DataError: a label with a column's name or of a type that has no column.
+        StorageFault: the file could not be written.
     """
     from datasets import Features, List, Value  # slow to import, and only writing needs it
 
@@ -77,10 +78,11 @@ def write_shard(path: Path, episodes: Sequence[Trajectory]) -> None:
             arrays.append(_nested([getattr(e, entry.name) for e in episodes], entry.type))
         else:
             arrays.append(pa.array(columns[entry.name], entry.type))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), beside, compression="zstd")
-    os.replace(beside, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_arrays(arrays, schema=schema)
+    with beside(path) as partial:  # with checksums, because a file is read before the manifest knows its sha256
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
 
 
 def read_shard(path: Path) -> TrajectoryDataset:
@@ -90,12 +92,21 @@ def read_shard(path: Path) -> TrajectoryDataset:
         DataError: the file cannot be read.
     """
     try:
-        table = pq.read_table(path).combine_chunks()
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({error}).") from error
+        table = pq.read_table(path, page_checksum_verification=True).combine_chunks()
+        return _dataset(table, path)
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path}: cannot be read as Parquet ({reason.rstrip('.')}).") from error
+
+
+def _dataset(table: pa.Table, path: Path) -> TrajectoryDataset:
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         raise DataError(f"{path}: has no column {', '.join(missing)}; it was not written by mtdiff.")
     states, rows = _flat(table["states"])
+    if states.ndim != 2 or states.dtype != np.float32:
+        raise DataError(f"{path}: states should be rows of single precision, got {states.dtype} {states.shape}.")
     count = len(rows)
     offsets = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
     inner = np.ones(len(states), bool)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from mtdiff.data.shards import read_shard, write_shard
 from mtdiff.data.trajectories import DEFAULT_SPLIT, TrajectoryDataset
 from mtdiff.errors import DataError, choices
+from mtdiff.whole import write_text, writing
 
 SCHEMA_VERSION = 1
 MANIFEST, CARD = "dataset.json", "README.md"
@@ -35,11 +35,14 @@ def shard_name(split: str, task: str, number: int) -> str:
 
 
 def write_beside(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    """Write a text file, its folder too, so that it is there whole or not at all.
+
+    Raises:
+        StorageFault: it could not be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
 
 
 def write_manifest(folder: Path, *, shards: Mapping[str, Sequence[str]], tasks: Sequence[str], metadata: Any) -> None:
@@ -97,12 +100,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder}: {what}. Collect it, or collect it to its end, with the command `mtdiff collect`.")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["schema_version"] == SCHEMA_VERSION:
+            _require_all(manifest)
+            return manifest
         version = manifest["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: is damaged ({type(error).__name__}: {error}).") from error
-    if version != SCHEMA_VERSION:
-        raise DataError(f"{path}: has schema version {version}; this mtdiff reads {SCHEMA_VERSION}.")
-    return manifest
+    raise DataError(f"{path}: has schema version {version}; this mtdiff reads {SCHEMA_VERSION}.")
+
+
+def _require_all(manifest: dict[str, Any]) -> None:
+    """Touch everything in a manifest that is read somewhere: what is missing or of another type raises."""
+    if not all(isinstance(task, str) for task in manifest["tasks"]) or not isinstance(manifest["metadata"], dict):
+        raise TypeError("tasks should be a list of names, and metadata a mapping")
+    if not manifest["splits"][DEFAULT_SPLIT]["shards"]:
+        raise ValueError(f"split {DEFAULT_SPLIT} has no shards")
+    for split in manifest["splits"].values():
+        for shard in split["shards"]:
+            if not isinstance(shard["path"] + shard["sha256"], str) or not isinstance(shard["bytes"], int):
+                raise TypeError("a shard should have a path, a sha256 and a number of bytes")
 
 
 def damage(folder: Path, shard: Mapping[str, Any]) -> str | None:
@@ -127,6 +143,9 @@ def load(folder: Path, *, split: str = DEFAULT_SPLIT) -> TrajectoryDataset:
         if fault := damage(folder, shard):
             raise DataError(f"{folder / shard['path']}: {fault}. Collect again into this folder to mend it.")
     pieces = [read_shard(folder / shard["path"]) for shard in shards]
+    named = dict.fromkeys(task for piece in pieces for task in piece.tasks)
+    if missing := [task for task in named if task not in manifest["tasks"]]:
+        raise DataError(f"{folder / MANIFEST}: is damaged (it does not name task {missing[0]}, which the files have).")
     return join(pieces, tasks=manifest["tasks"], metadata=manifest["metadata"])
 
 

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from mtdiff.evaluation.plots import learning_curve, return_bars, success_bars
 from mtdiff.evaluation.results import EvaluationResult
 from mtdiff.evaluation.video import Video
+from mtdiff.whole import beside, writing
 
 _GAP = "\N{NO-BREAK SPACE}"
 
@@ -62,12 +63,16 @@ class Report:
 
 
 def write_report(path: str | os.PathLike[str], report: Report) -> Path:
-    """Write the page and return its path. It appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(render(report), encoding="utf-8")
-    os.replace(beside, path)
+    """Write the page and return its path. It appears whole or not at all.
+
+    Raises:
+        StorageFault: it could not be written.
+    """
+    path, text = Path(path), render(report)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with beside(path) as partial:
+        partial.write_text(text, encoding="utf-8")
     return path
 
 

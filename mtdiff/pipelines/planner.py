@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from mtdiff.pipelines.prefix import EpisodePrefix
 from mtdiff.pipelines.prompts import PromptLibrary
 from mtdiff.representations.representation import Representation
 from mtdiff.schedulers.solver import probe
+from mtdiff.whole import SEAL
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
@@ -100,6 +103,11 @@ class PlannerPipeline(DiffusionPipeline):
         )
         for module in (backbone, conditioning):
             _settle(module)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """As in diffusers, also into a run's folder, whose checksums are then void."""
+        (Path(save_directory) / SEAL).unlink(missing_ok=True)
+        super().save_pretrained(save_directory, **kwargs)
 
     @torch.inference_mode()
     def prefix(

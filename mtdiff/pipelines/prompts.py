@@ -37,6 +37,8 @@ class Prompt:
             if not array.isfinite().all():
                 raise DataError(f"prompt {name}: contains NaN or infinity")
             object.__setattr__(self, name, array)
+        if (largest := float(self.actions.abs().max()) if self.actions.numel() else 0.0) > 1.0:
+            raise DataError(f"prompt actions: must be in [-1, 1], got {largest:.4g}")
         if len(self.states) != len(self.actions):
             raise DataError(
                 "prompt: states and actions must have equally many steps, "

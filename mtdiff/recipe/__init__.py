@@ -4,7 +4,7 @@ from mtdiff.recipe.check import RULES, rule
 from mtdiff.recipe.finding import find_recipe, shipped_recipes
 from mtdiff.recipe.json_schema import json_schema
 from mtdiff.recipe.places import InvalidRecipe, Place, Problem
-from mtdiff.recipe.recipe import Recipe, load_recipe, write_text
+from mtdiff.recipe.recipe import Recipe, load_recipe
 from mtdiff.recipe.sections import (
     EXCLUDED,
     SCHEMA,
@@ -20,5 +20,5 @@ __all__ = [
     "EXCLUDED", "RULES", "SCHEMA", "SECTIONS",
     "InvalidRecipe", "PartSection", "Place", "Problem", "Recipe", "RolesSection", "Sections",
     "SettingsSection", "ValueSection",
-    "find_recipe", "json_schema", "load_recipe", "rule", "shipped_recipes", "write_text",
+    "find_recipe", "json_schema", "load_recipe", "rule", "shipped_recipes",
 ]  # fmt: skip

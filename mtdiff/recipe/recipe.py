@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from mtdiff.recipe.sections import (
     SettingsSection,
 )
 from mtdiff.recipe.yaml_lines import dump
+from mtdiff.whole import write_text
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,7 +118,7 @@ class Recipe:
         """Write the resolved recipe, whole or not at all.
 
         Raises:
-            OSError: The disk is full, or the folder is missing or cannot be written.
+            StorageFault: The disk is full, or the folder is missing or cannot be written.
         """
         write_text(Path(path), self.to_yaml())
 
@@ -156,23 +156,6 @@ def load_recipe(
         sections=sections,
         tree=layers.tree,
     )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file beside its place and rename it, so that no reader ever finds half of it."""
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(beside, 0o666 & ~mask)  # mkstemp makes it private
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
 
 
 def _leaves(values: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

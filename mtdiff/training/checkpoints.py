@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from mtdiff.errors import TrainingFault
+from mtdiff.errors import DataError, StorageFault, TrainingFault
+from mtdiff.whole import broken, discard, seal, take_place, write_text, writing
 
 _PREFIX = "checkpoint-"
 _ECHO = 5.0  # seconds
@@ -71,21 +73,35 @@ class Checkpoints:
         return found[-1] if found else None
 
     def save(self, update: int) -> None:
-        """Save a checkpoint and drop those past `keep`."""
+        """Save a checkpoint and drop those past `keep`.
+
+        Raises:
+            TrainingFault: it could not be written; the ones before are still there.
+        """
         final = self.folder / f"{_PREFIX}{update}"
         partial = self.folder / f"{final.name}.partial"
         main = self.accelerator.is_main_process
         if main:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            for left in (*self.folder.glob(f"{_PREFIX}*.partial"), *self.folder.glob(f".{_PREFIX}*.removed")):
+                shutil.rmtree(left, ignore_errors=True)  # by a process that was killed
+            with writing(final):
+                partial.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(partial), safe_serialization=True)
-        self.accelerator.wait_for_everyone()
+        try:
+            with writing(final, SafetensorError, RuntimeError):  # the second is how torch says it
+                self.accelerator.save_state(str(partial), safe_serialization=True)
+            self.accelerator.wait_for_everyone()
+            if main:
+                seal(partial)
+        except StorageFault as error:
+            shutil.rmtree(partial, ignore_errors=True)  # a full disk has no room for half of it
+            raise TrainingFault(
+                f"{error}\nLast good checkpoint: {self.newest() or 'none yet'}. Go on from it with --resume"
+            ) from error
         if main:
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
+            take_place(partial, final)
             for old in self.all()[: -self.keep]:
-                shutil.rmtree(old)
+                discard(old)
         self.accelerator.wait_for_everyone()
 
     def load_newest(self) -> None:
@@ -98,6 +114,8 @@ class Checkpoints:
         if newest is None:
             return
         try:
+            if damage := broken(newest):
+                raise DataError(damage)
             self.accelerator.load_state(str(newest))
         except Exception as error:
             raise TrainingFault(
@@ -119,29 +137,34 @@ class MetricsFile:
     def append(self, row: dict[str, Any]) -> None:
         """Add a row."""
         if self.main:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            with writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
 
     def cut_after(self, update: int) -> dict[str, Any]:
         """Drop rows of updates that are about to be done again; return the last one that stays, if any."""
         kept: list[dict[str, Any]] = []
         if self.main and self.path.exists():
             kept = [row for row in self.read(self.path) if row["update"] <= update]
-            partial = self.path.with_suffix(".partial")
-            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            partial.replace(self.path)
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         return kept[-1] if kept else {}
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:
-        """All rows; a last line cut short by a crash is left out."""
-        rows = []
-        for line in Path(path).read_text().splitlines():
+        """All rows; a last line cut short by a crash is left out.
+
+        Raises:
+            DataError: a line before it is damaged.
+        """
+        rows, lines = [], Path(path).read_bytes().splitlines()
+        for number, line in enumerate(lines, start=1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+                row = json.loads(line)
+                rows.append({**row, "update": row["update"]})
+            except (ValueError, TypeError, KeyError) as error:
+                if number < len(lines):
+                    raise DataError(f"{path}:{number}: is damaged ({error}). Remove this line, or the file.") from error
         return rows
 
 
