@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from mtdiff.whole import write_text
 from mtdiff.runs import hardware, versions
+from mtdiff.whole import write_text
 
 
 def parse(

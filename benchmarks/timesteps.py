@@ -30,8 +30,8 @@ from mtdiff.compose import set_sampling
 from mtdiff.data.trajectories import TrajectoryDataset
 from mtdiff.evaluation import Evaluation, evaluate
 from mtdiff.pipelines import PlannerAgent, PlannerPipeline
-from mtdiff.whole import write_text
 from mtdiff.runs import Run, hardware, versions
+from mtdiff.whole import write_text
 
 HOME = Path(__file__).parent / "results" / "timesteps"
 TIMESTEPS = (1, 2, 5, 10, 20, 50, 200)

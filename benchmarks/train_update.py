@@ -35,6 +35,7 @@ SIZES: dict[str, tuple[str, list[str]]] = {
 }
 TASKS, BATCH = 4, 64
 UPDATES = {"quickstart": 8, "paper": 1}  # a round
+LISTED = 12  # operators of a profile
 MATMUL, MATMULS = 1024, 4
 
 
@@ -122,6 +123,18 @@ def flops(update: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
+def profile(update: Callable[[], Any], updates: int) -> dict[str, float]:
+    """Shares of an update's CPU time by torch's operator, the largest first, and what is left."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+        for _ in range(updates):
+            update()
+    times = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in recorded.key_averages()}
+    total = sum(times.values())
+    first = sorted(times, key=times.__getitem__, reverse=True)[:LISTED]
+    shares = {name: times[name] / total for name in first}
+    return shares | {f"{len(times) - LISTED} others": 1 - sum(shares.values())}
+
+
 def main() -> None:
     options = parse(__doc__.splitlines()[0], rounds=15)
     random.seed(options.seed)
@@ -143,6 +156,7 @@ def main() -> None:
             },
             rounds=options.rounds,
         )
+        where = profile(trainer._update, 2 * count)
         peak = spread([2 * MATMUL**3 * MATMULS / value for value in seconds.pop("matmul")])
         parameters = sum(value.numel() for value in loop.denoiser.parameters())
         for name, measured in seconds.items():
@@ -162,6 +176,7 @@ def main() -> None:
                     "times": ratio(seconds["plain loop"], measured),
                 }
             )
+        rows.append({"network": size, "name": "profile of mtdiff", "share_by_operator": where})
     print(f"batch {BATCH} of {TASKS} tasks, {options.rounds} rounds")
     cells = [
         (
@@ -173,8 +188,13 @@ def main() -> None:
             show(row["times"]),
         )
         for row in rows
+        if "times" in row
     ]
     print(table(("", "CPU ms per update", "GFLOP", "matmul peak, GFLOP/s", "share of peak", "times"), cells))
+    for row in rows:
+        if shares := row.get("share_by_operator"):
+            print(f"\nwhere the time goes, {row['network']}:")
+            print(", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
     write(options.json, seed=options.seed, rows=rows)
 
 
