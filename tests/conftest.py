@@ -105,8 +105,7 @@ def make(values, dataset, prompts, tmp_path):
 @pytest.fixture(scope="session")
 def faulty(tmp_path_factory):
     """Runs `mtdiff` on `toy.yaml` under faults."""
-    from fault_server import Server
-    from toy_suite import RECIPE
+    from fault_server import RECIPE, Server
 
     folder = tmp_path_factory.mktemp("faults")
     (folder / "toy.yaml").write_text(RECIPE)

@@ -16,10 +16,27 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+RECIPE = """
+imports: [toy_suite]
+suite: {name: toy, tasks: [towards, mirrored]}
+data: {name: collected, trajectories_per_task: 27, prompts_per_task: 1, prompt_min_steps: 4}
+representation: {name: actions, horizon: 4}
+conditioning:
+  task: {name: trajectory_prompt, length: 4, hidden: [8]}
+  history: {name: history, length: 2, hidden: [8]}
+backbone: {name: residual_mlp, width: 16, num_layers: 1, dropout: 0.1}
+scheduler: {name: ddpm, num_train_timesteps: 20}
+sampling: {num_inference_steps: 2, prompts_per_task: 1, execute: 2}
+training:
+  {updates: 6, batch_per_task: 2, log_every: 2, checkpoint_every: 2, keep_checkpoints: 1, validation: 0.0, log_with: []}
+evaluation: {episodes_per_task: 2, max_steps: 10, videos: false, workers: 1}
+"""
 
 
 @dataclass
@@ -168,6 +185,17 @@ def _run(request: dict, handles: list[int]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def bring_data(folder):
+    """Four episodes of "towards" as others have them, in files; the section `data` that reads them."""
+    (folder / "towards").mkdir(parents=True)
+    for number in range(4):
+        states = np.full((6, 2), number, np.float32)
+        arrays = {"observations": states, "next_observations": states, "actions": np.zeros((6, 1))}
+        path = folder / "towards" / f"{number}.npz"
+        np.savez(path, **arrays, rewards=np.ones(6), terminals=np.zeros(6))
+    return f"data={{name: npz, path: {folder}, prompts_per_task: 1, prompt_min_steps: 4}}"
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ import json
 import shutil
 
 import pytest
-from fault_server import contents, only, said
-from toy_suite import bring_data
+from fault_server import bring_data, contents, only, said
 from typer.testing import CliRunner
 
 from mtdiff.cli import app

@@ -11,8 +11,7 @@ import shutil
 from itertools import pairwise
 
 import pytest
-from fault_server import contents, only
-from toy_suite import bring_data
+from fault_server import bring_data, contents, only
 
 from mtdiff.data.trajectories import TrajectoryDataset
 from mtdiff.errors import MTDiffError

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from toy_recipes import NETS, TABLE, Sampling, fault, load, write
 
-from mtdiff.errors import RecipeError
+from mtdiff.errors import RecipeError, StorageFault
 from mtdiff.recipe import (
     EXCLUDED,
     SECTIONS,
@@ -181,7 +181,7 @@ def test_saved_recipes_load_to_equal_values_and_hash() -> None:
     assert again.to_yaml() == recipe.to_yaml() == Path("run.yaml").read_text()
     assert yaml.safe_load(recipe.to_yaml())["backbone"]["name"] == "temporal_unet"
     assert [path.name for path in Path().iterdir() if path.name.startswith(".")] == []
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StorageFault, match=r"^no/folder\.yaml: cannot be written: No such file or directory\.$"):
         recipe.save("no/folder.yaml")
 
 

@@ -1,4 +1,7 @@
-"""A suite that costs nothing: a point is pushed along a line to a goal, and an expert knows how."""
+"""A suite that costs nothing: a point is pushed along a line to a goal, and an expert knows how.
+
+Only recipes import it, in processes of their own: no other test should find it in the registry.
+"""
 
 import numpy as np
 
@@ -58,31 +61,3 @@ class Toy:
 
     def versions(self):
         return {"toy": "1"}
-
-
-RECIPE = """
-imports: [toy_suite]
-suite: {name: toy, tasks: [towards, mirrored]}
-data: {name: collected, trajectories_per_task: 27, prompts_per_task: 1, prompt_min_steps: 4}
-representation: {name: actions, horizon: 4}
-conditioning:
-  task: {name: trajectory_prompt, length: 4, hidden: [8]}
-  history: {name: history, length: 2, hidden: [8]}
-backbone: {name: residual_mlp, width: 16, num_layers: 1, dropout: 0.1}
-scheduler: {name: ddpm, num_train_timesteps: 20}
-sampling: {num_inference_steps: 2, prompts_per_task: 1, execute: 2}
-training:
-  {updates: 6, batch_per_task: 2, log_every: 2, checkpoint_every: 2, keep_checkpoints: 1, validation: 0.0, log_with: []}
-evaluation: {episodes_per_task: 2, max_steps: 10, videos: false, workers: 1}
-"""
-
-
-def bring_data(folder):
-    """Four episodes of "towards" as others have them, in files; the section `data` that reads them."""
-    (folder / "towards").mkdir(parents=True)
-    for number in range(4):
-        states = np.full((6, 2), number, np.float32)
-        arrays = {"observations": states, "next_observations": states, "actions": np.zeros((6, 1))}
-        path = folder / "towards" / f"{number}.npz"
-        np.savez(path, **arrays, rewards=np.ones(6), terminals=np.zeros(6))
-    return f"data={{name: npz, path: {folder}, prompts_per_task: 1, prompt_min_steps: 4}}"
