@@ -12,8 +12,9 @@ from mtdiff.conditioning.mapping import Conditioning
 from mtdiff.data.normalizer import Normalization, Normalizer
 from mtdiff.data.windows import PromptWindows, Windows
 from mtdiff.errors import RecipeError
-from mtdiff.pipelines.planner import PlannerPipeline
+from mtdiff.pipelines import PIPELINES
 from mtdiff.pipelines.prompts import Prompt, PromptLibrary
+from mtdiff.pipelines.sampler import SamplerPipeline
 from mtdiff.pipelines.sampling import Sampling
 from mtdiff.registry import BACKBONES, REPRESENTATIONS, SCHEDULERS
 from mtdiff.schedulers.vp import SCHEDULE_ARGUMENTS
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def compose(
     values: Mapping[str, Any], dataset: TrajectoryDataset, prompts: TrajectoryDataset | None
-) -> tuple[PlannerPipeline, Any]:
+) -> tuple[Any, Any]:
     """Build an untrained pipeline, and the scheduler it is to be trained with.
 
     Initial weights come from `values["seed"]` alone and leave torch's global generator as it was.
@@ -35,7 +36,9 @@ def compose(
         prompts: demonstrations for the pipeline's prompt library; None if no condition reads prompts.
     """
     state_dim, action_dim = dataset.states.shape[1], dataset.actions.shape[1]
-    normalizer = Normalizer.fit(dataset, Normalization(**values["normalization"]))
+    kind = PIPELINES[values.get("pipeline", "planner")]
+    normalization = Normalization(**values["normalization"])
+    normalizer = Normalizer.fit(dataset, normalization, rewards=kind.kind == "synthesizer")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(values["seed"])
         conditioning = Conditioning(
@@ -45,18 +48,19 @@ def compose(
             width=values["backbone"]["width"],
             tasks=dataset.tasks,
         )
-        representation = REPRESENTATIONS.build(values["representation"], action_dim=action_dim)
-        representation.limit(normalizer)
+        representation = REPRESENTATIONS.build(values["representation"], state_dim=state_dim, action_dim=action_dim)
+        representation.limit(normalizer, dataset)
         backbone = BACKBONES.build(
             values["backbone"],
             channels=representation.channels,
             horizon=representation.horizon,
             roles=conditioning.roles,
+            pieces=representation.pieces,
         )
     sampling = dict(values["sampling"])
     library = _library(conditioning, dataset.tasks, prompts, sampling.pop("prompts_per_task"), values["seed"])
     training_scheduler = SCHEDULERS.build(values["scheduler"])
-    pipeline = PlannerPipeline(
+    pipeline = kind(
         backbone=backbone,
         conditioning=conditioning,
         representation=representation,
@@ -64,13 +68,13 @@ def compose(
         normalizer=normalizer,
         prompts=library,
         suite=dict(values["suite"]) if "suite" in values else None,
-        **sampling,
+        **{key: value for key, value in sampling.items() if key in kind.settings()},
     )
     return pipeline, training_scheduler
 
 
 def windows(
-    pipeline: PlannerPipeline,
+    pipeline: SamplerPipeline,
     dataset: TrajectoryDataset,
     prompts: TrajectoryDataset | None,
     device: torch.device | str = "cpu",
@@ -84,11 +88,12 @@ def windows(
         prompts=prompts,
         device=device,
         returns_of=returns_of,
+        **pipeline.representation.window(),
         **pipeline.conditioning.window(),
     )
 
 
-def set_sampling(pipeline: PlannerPipeline, changes: Mapping[str, Any]) -> None:
+def set_sampling(pipeline: SamplerPipeline, changes: Mapping[str, Any]) -> None:
     """Change sampling defaults of a pipeline: `Sampling`'s arguments, a scheduler over the noise it was trained with.
 
     Raises:
@@ -99,6 +104,7 @@ def set_sampling(pipeline: PlannerPipeline, changes: Mapping[str, Any]) -> None:
     if "prompts_per_task" in changes:
         raise RecipeError("sampling.prompts_per_task: a trained pipeline keeps its prompts; change it in the recipe")
     Sampling(**changes)
+    changes = {key: value for key, value in changes.items() if key in (*pipeline.settings(), "scheduler")}
     if "scheduler" in changes:
         part, known = changes.pop("scheduler"), pipeline.scheduler.config
         scheduler = SCHEDULERS.build(part or "ddpm")

@@ -78,7 +78,12 @@ def evaluate_trained(
     kept = folder / "recipe.yaml"
     # Before the pipeline, whose parts it may have to import.
     recipe = load_recipe(kept, overrides) if kept.is_file() else None
-    pipeline = load(folder).to(planning_device())
+    pipeline = load(folder)
+    if getattr(pipeline, "kind", "planner") != "planner":
+        raise MTDiffError(
+            f"{source}: is a {pipeline.kind}, which writes data and does not act; only a planner can be evaluated"
+        )
+    pipeline = pipeline.to(planning_device())
     recipe = recipe or _recipe_of(pipeline, folder, overrides)
     set_sampling(pipeline, _changes(recipe))
     settings: Evaluation = recipe.build("evaluation")
@@ -99,6 +104,12 @@ def evaluate_trained(
             raise MTDiffError(
                 f"suite.tasks: this planner has no prompt for {', '.join(unknown)}; "
                 f"it has {', '.join(pipeline.prompts)}"
+            )
+        numbered = pipeline.conditioning.config.tasks if pipeline.conditioning.reading("task") else suite.tasks
+        if unknown := [task for task in suite.tasks if task not in numbered]:
+            raise MTDiffError(
+                f"suite.tasks: this planner is told the task by its number and was not trained on "
+                f"{', '.join(unknown)}; it knows {', '.join(numbered)}"
             )
         findings = _measure(pipeline, agent, suite, settings, place, progress=progress)
         on_main(findings.save)

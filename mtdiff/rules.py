@@ -62,9 +62,26 @@ def parts_can_be_built(values: Values) -> Found:
     with _collect(faults, "representation"):
         representation = _on_meta(REPRESENTATIONS, values["representation"], **_sizes(values))
         sizes = {"channels": representation.channels, "horizon": representation.horizon, "roles": roles}
+        sizes["pieces"] = representation.pieces
         with _collect(faults, "backbone"):
             _on_meta(BACKBONES, values["backbone"], **sizes)
     yield from faults
+
+
+@rule
+def pipeline_samples_what_is_diffused(values: Values) -> Found:
+    """A planner diffuses actions, a synthesizer transitions, and it is told neither states nor a return."""
+    kind, spec = values["pipeline"], values["representation"]
+    sampled_by = {name: getattr(REPRESENTATIONS[name].target, "pipeline", "planner") for name in REPRESENTATIONS}
+    if sampled_by[spec["name"]] != kind:
+        fitting = [name for name, pipeline in sampled_by.items() if pipeline == kind]
+        yield "representation.name", f"must be one that a {kind} samples ({', '.join(fitting)}), got {spec['name']}"
+    if kind == "planner" or any(_unmeasured(values)):
+        return
+    for role, part in _encoders(values, []).items():
+        if {"history", "return"} & set(part.reads):
+            name = values["conditioning"][role]["name"]
+            yield f"conditioning.{role}", f"must be null, because a synthesizer is told its task alone, got {name}"
 
 
 @rule

@@ -109,15 +109,16 @@ def build_conditioning(*specs: Mapping[str, Any], dropout: float = 0.25) -> Cond
     return conditioning
 
 
-def draw(conditioning: Conditioning, seed: int = 0) -> dict[str, Tensor]:
-    """A batch with just the fields that the encoders ask the windows for."""
+def draw(conditioning: Conditioning, seed: int = 0, **more: Any) -> dict[str, Tensor]:
+    """A batch with just the fields that the encoders ask the windows for, and `more`."""
     data = trajectories(0)
     windows = Windows(
         data,
-        Normalizer.fit(data, Normalization()),
+        Normalizer.fit(data, Normalization(), rewards=True),
         horizon=HORIZON,
         prompts=trajectories(1),
         **conditioning.window(),
+        **more,
     )
     fields = windows.sample(BATCH // 2, torch.Generator().manual_seed(seed))
     if "return" in fields:  # all different and none zero, whichever windows were drawn

@@ -16,7 +16,8 @@ SECTIONS = (
     "training, evaluation, schema, extends, imports, vary"
 )
 GPT2 = (
-    "width, num_layers, num_heads, inner, dropout, activation, attention, token_order, linear_ends, actions_per_token"
+    "width, num_layers, num_heads, inner, dropout, activation, attention, token_order, linear_ends, "
+    "actions_per_token, split_tokens"
 )
 DDPM = "num_train_timesteps, beta_min, beta_max, prediction_type"
 
@@ -64,7 +65,8 @@ def faults(text: str, *overrides: str) -> list[str]:
             "one_hot, target_return, tcn_prompt, trajectory_prompt."),
         ("conditioning: prompt", "conditioning: should be a mapping of roles to parts, got 'prompt'."),
         ("suite: {tasks: 3}", "suite.tasks: should be a string or a list of strings, got 3."),
-        ("pipeline: planer", "pipeline: unknown pipeline 'planer'. Allowed: planner. Did you mean 'planner'?"),
+        ("pipeline: planer", "pipeline: unknown pipeline 'planer'. Allowed: planner, synthesizer. "
+            "Did you mean 'planner'?"),
         ("seed: -1", "seed: should be at least 0, got -1."),
         (f"seed: {'9' * 5000}", f"seed: should be an integer, got '{'9' * 76}...."),
         ("sampling: {scheduler: {beta_max: 3.0}}", "sampling.scheduler.beta_max: is the training scheduler's: set "

@@ -38,6 +38,10 @@ class Prefix:
         """A copy for the samples at the places `at` (b,), each in 0 .. B - 1; repeating and leaving out is fine."""
         return replace(self, condition=self.condition.rows(self._of_branches(at)), batch=len(at))
 
+    def spread(self, batch: int) -> Prefix:
+        """One sample's for `batch` samples that are told the same; only where no condition is new in every plan."""
+        return self.rows(torch.zeros(batch, dtype=torch.long))
+
     @property
     def nbytes(self) -> int:
         """Memory that it takes."""

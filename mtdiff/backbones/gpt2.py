@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mtdiff.activations import ACTIVATIONS, Activation
 from mtdiff.backbones.backbone import Backbone, Prefix, TimestepEmbedding, role_list
+from mtdiff.backbones.gpt2_pieces import SplitEmbedding, SplitHead
 from mtdiff.backbones.gpt2_prefix import Decoder, KeyValuePrefix, compute_prefix
 from mtdiff.conditioning.encoder import Condition, Role, mlp
 from mtdiff.diffusion import Predict
@@ -103,7 +104,7 @@ class Block(nn.Module):
         return query, *nn.functional.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
 
 
-@BACKBONES.register("gpt2", runtime=("channels", "horizon", "roles"))
+@BACKBONES.register("gpt2", runtime=("channels", "horizon", "roles", "pieces"))
 class GPT2Backbone(Backbone):
     """The paper's transformer: every token is multiplied by the timestep's embedding.
 
@@ -125,9 +126,12 @@ class GPT2Backbone(Backbone):
         linear_ends: embed x and read the result with one linear layer each, as the released code does.
         actions_per_token: consecutive entries of x that share one token; more is cheaper. The horizon must be
             a multiple of it. 1 in the paper.
+        split_tokens: give each piece of an entry of x, such as state, action and reward, a token of its own, as the
+            released code does for transitions.
         channels: D, from the representation.
         horizon: H, from the representation.
         roles: the conditions, from the conditioning.
+        pieces: what an entry of x is made of, from the representation: name to width.
 
     Attributes:
         order: the roles (None: the timestep) in the order of their tokens, with the number of tokens of each.
@@ -150,9 +154,11 @@ class GPT2Backbone(Backbone):
         token_order: Literal["paper", "released_code"] = "paper",
         linear_ends: bool = False,
         actions_per_token: int = 1,
+        split_tokens: bool = False,
         channels: int,
         horizon: int,
         roles: Sequence[Role | Mapping[str, Any]],
+        pieces: Mapping[str, int] | Sequence[tuple[str, int]] | None = None,
     ):
         super().__init__()
         at_least(1, width=width, num_layers=num_layers, num_heads=num_heads)
@@ -163,6 +169,8 @@ class GPT2Backbone(Backbone):
             raise ValueError(f"width: must be a multiple of num_heads={num_heads}, got {width}")
         if actions_per_token < 1 or horizon % actions_per_token:
             raise ValueError(f"actions_per_token: must divide the horizon {horizon}, got {actions_per_token}")
+        if split_tokens and actions_per_token > 1:
+            raise ValueError(f"split_tokens: must be false where actions_per_token is not 1, got {actions_per_token}")
         self.granularity, self.causal = actions_per_token, attention == "causal"
         known = role_list(roles)
         self.order = order_tokens(known, token_order)
@@ -171,18 +179,25 @@ class GPT2Backbone(Backbone):
         self.lead = sum(count for _, count in self.order[: self.leading])
         self.following = sum(count for _, count in self.order[self.leading :])
         # A saved configuration must be plain JSON.
-        self.register_to_config(roles=[dict(vars(role)) for role in known])
+        pieces = dict(pieces or {"x": channels})
+        # As pairs: a mapping would be sorted by name when it is saved.
+        self.register_to_config(roles=[dict(vars(role)) for role in known], pieces=list(map(list, pieces.items())))
         inner = inner or 4 * width
         self.timestep = TimestepEmbedding(width, 2 * width)
         ends = [] if linear_ends else [width]
-        self.embed = mlp([actions_per_token * channels, *ends, width])
-        tokens = self.lead + self.following + horizon // actions_per_token
+        self.embed: nn.Module = mlp([actions_per_token * channels, *ends, width])
+        if split_tokens:
+            self.embed = SplitEmbedding(pieces, [*ends, width])
+        self.tokens_per_entry = len(pieces) if split_tokens else 1
+        tokens = self.lead + self.following + self.count_tokens(horizon)
         self.positions = nn.Parameter(torch.zeros(tokens, width))
         self.norm = nn.LayerNorm(width)
         self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(width, num_heads, inner, dropout, activation) for _ in range(num_layers))
         self.final_norm = nn.LayerNorm(width)
-        self.head = mlp([width, *ends, actions_per_token * channels])
+        self.head: nn.Module = mlp([width, *ends, actions_per_token * channels])
+        if split_tokens:
+            self.head = SplitHead(pieces, [width, *ends])
         # GPT-2's initial weights: the ends of residual branches are scaled down by the depth.
         for name, module in self.blocks.named_modules():
             if isinstance(module, nn.Linear):
@@ -207,7 +222,12 @@ class GPT2Backbone(Backbone):
         tokens = self.enter(tokens, embedded[:, None], condition.added, start=0)
         for block in self.blocks[:-1]:
             tokens = block(tokens, self.causal)
-        return self.leave(self.blocks[-1](tokens, self.causal, last=grouped.shape[1]))  # nobody reads other rows
+        last = self.count_tokens(x.shape[1])
+        return self.leave(self.blocks[-1](tokens, self.causal, last=last))  # nobody reads other rows
+
+    def count_tokens(self, entries: int) -> int:
+        """Tokens of `entries` entries of x."""
+        return -(-entries // self.granularity) * self.tokens_per_entry
 
     def enter(self, pieces: Tensor, embedded: Tensor, added: Tensor | None, start: int) -> Tensor:
         """What the first block gets for tokens (..., n, C), of which the first has the place `start`.
@@ -239,7 +259,7 @@ class GPT2Backbone(Backbone):
     ) -> Prefix:
         if not self.causal:
             return super().prefix(condition, timesteps, branches, batch=batch)
-        places = -(-(room or self.config.horizon) // self.granularity)
+        places = self.count_tokens(room or self.config.horizon)
         return compute_prefix(self, condition, timesteps, branches, batch=batch, room=places, memory=memory)
 
     def prepare(

@@ -49,6 +49,10 @@ class KeyValuePrefix(Prefix):
         layers = [(keys[:, where], values[:, where]) for keys, values in self.layers]
         return replace(self, condition=self.condition.rows(where), batch=len(at), layers=layers)
 
+    def spread(self, batch: int) -> KeyValuePrefix:
+        where = self._of_branches(torch.zeros(batch, dtype=torch.long))
+        return replace(self, condition=self.condition.rows(where), batch=batch)  # `Decoder` copies the keys
+
     @property
     def nbytes(self) -> int:
         return self.condition.nbytes + sum(keys.nbytes + values.nbytes for keys, values in self.layers)
@@ -103,6 +107,7 @@ class Decoder:
         self.packed: Packed = prefix.packed if prefix else net.packed()
         self.layers: Layers = prefix.layers if prefix else []
         self.span = range(prefix.known if prefix else 0)  # the timesteps that `layers` are of
+        self.room: Layers = []  # see `_spread`
         self.start = net.lead + net.following
         told = torch.tensor(timesteps, device=net.positions.device)
         self.embedded = net.timestep(told)  # (S, C)
@@ -119,16 +124,27 @@ class Decoder:
     def __call__(self, x: Tensor, i: int) -> Tensor:
         net = self.net
         grouped = x.to(net.positions.dtype).unflatten(1, (-1, net.granularity)).flatten(2)  # (B, n, g D)
-        batch, count, _ = grouped.shape
+        batch = len(grouped)
         if i not in self.span:
-            self._compute(i, self.branches * batch, self.start + count)
+            self._compute(i, self.branches * batch, self.start + net.count_tokens(x.shape[1]))
         pieces = net.embed(grouped).repeat(self.branches, 1, 1)  # (G B, n, C)
         tokens = net.enter(pieces, self.embedded[i], self.condition.added, self.start)
         at = i - self.span.start
         layers = [(keys[at], values[at]) for keys, values in self.layers]
+        if len(layers[0][0]) < len(tokens):
+            layers = self._spread(layers, len(tokens), self.start + tokens.shape[1])
         read = _extend(net, self.packed, tokens, layers, self.start, read=True)
         assert read is not None
         return net.leave(read).unflatten(0, (self.branches, batch))
+
+    def _spread(self, layers: Layers, samples: int, places: int) -> Layers:
+        """Keys and values that samples share, with room of its own for each; of one timestep at a time."""
+        if not self.room:
+            self.room = _allocate(self.net, 1, samples, places)
+        for room, shared in zip(self.room, layers, strict=True):
+            for to, of in zip(room, shared, strict=True):
+                to[0].unflatten(0, (len(of), -1))[..., : self.start, :] = of[:, None, :, : self.start]
+        return [(keys[0], values[0]) for keys, values in self.room]
 
     def _compute(self, i: int, samples: int, places: int) -> None:
         """Keys and values of all but x, for call `i` and some after it."""

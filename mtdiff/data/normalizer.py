@@ -44,32 +44,39 @@ class Normalization:
 
 
 class Normalizer(ExactModel):
-    """Affine maps for states and actions, kept in single precision whatever the pipeline is cast to.
+    """Affine maps for states, actions and rewards, kept in single precision whatever the pipeline is cast to.
 
     Args:
         state_dim: O.
         action_dim: A.
         clip: normalised states are clipped to plus and minus this; 0 turns it off.
+        rewards: whether it knows rewards too.
     """
 
     @register_to_config
-    def __init__(self, *, state_dim: int, action_dim: int, clip: float = 6.0):
+    def __init__(self, *, state_dim: int, action_dim: int, clip: float = 6.0, rewards: bool = False):
         super().__init__()
         self.register_buffer("state_loc", torch.zeros(state_dim))
         self.register_buffer("state_scale", torch.ones(state_dim))
         self.register_buffer("action_loc", torch.zeros(action_dim))
         self.register_buffer("action_scale", torch.ones(action_dim))
+        if rewards:
+            self.register_buffer("reward_loc", torch.zeros(1))
+            self.register_buffer("reward_scale", torch.ones(1))
 
     @classmethod
-    def fit(cls, dataset: TrajectoryDataset, settings: Normalization) -> Normalizer:
+    def fit(cls, dataset: TrajectoryDataset, settings: Normalization, *, rewards: bool = False) -> Normalizer:
         """Measure the maps on all steps of all tasks together, so that one model serves every task."""
-        normalizer = cls(state_dim=dataset.states.shape[1], action_dim=dataset.actions.shape[1], clip=settings.clip)
+        sizes = {"state_dim": dataset.states.shape[1], "action_dim": dataset.actions.shape[1]}
+        normalizer = cls(**sizes, clip=settings.clip, rewards=rewards)
         last = dataset.offsets[1:] - 1  # the row after an episode's last step has a state but no action
-        actions = np.delete(dataset.actions, last, axis=0)
-        for name, values, scale in (
-            ("state", dataset.states, settings.states),
-            ("action", actions, settings.actions),
-        ):
+        measured = {
+            "state": (dataset.states, settings.states),
+            "action": (np.delete(dataset.actions, last, axis=0), settings.actions),
+        }
+        if rewards:
+            measured["reward"] = (np.delete(dataset.rewards, last)[:, None], "z_score")
+        for name, (values, scale) in measured.items():
             if scale != "none":
                 loc, spread = _measure(values.astype(np.float64), scale, settings.smallest_std)
                 getattr(normalizer, f"{name}_loc").copy_(torch.from_numpy(loc))
@@ -89,6 +96,18 @@ class Normalizer(ExactModel):
     def actions(self, values: Tensor) -> Tensor:
         """Normalise actions (..., A)."""
         return (values - self.action_loc) / self.action_scale
+
+    def rewards(self, values: Tensor) -> Tensor:
+        """Normalise rewards (..., 1)."""
+        return (values - self.reward_loc) / self.reward_scale
+
+    def physical_states(self, values: Tensor) -> Tensor:
+        """Return normalised states (..., O) to physical units."""
+        return values.float() * self.state_scale + self.state_loc
+
+    def physical_rewards(self, values: Tensor) -> Tensor:
+        """Return normalised rewards (..., 1) to physical units."""
+        return values.float() * self.reward_scale + self.reward_loc
 
     def physical_actions(self, values: Tensor) -> Tensor:
         """Return normalised actions (..., A) to physical units, inside [-1, 1]."""

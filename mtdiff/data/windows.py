@@ -39,13 +39,14 @@ class Windows:
         prompt_normalize: whether prompts are in model space; otherwise they keep physical units.
         prompts: demonstrations the prompts are cut from; needed when `prompt` is given.
         returns: how windows are labelled with a return; True for the default label, False for none.
+        transitions: whether windows show states and rewards ahead too. They then begin only where H steps are left.
         returns_of: the dataset whose returns set the label's scale; `dataset` itself by default. Episodes that are
             held out must be labelled as the ones that are learnt from.
         device: where the tensors live and the batches are made.
 
     Raises:
         DataError: if a task has no demonstration, or one shorter than the prompt; if an episode is longer than the
-            label allows.
+            label allows; if a task has no episode as long as a whole window must be.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Windows:
         prompts: TrajectoryDataset | None = None,
         returns: bool | ReturnLabel = False,
         returns_of: TrajectoryDataset | None = None,
+        transitions: bool = False,
         device: torch.device | str = "cpu",
     ):
         self.tasks = list(dataset.tasks)
@@ -69,6 +71,9 @@ class Windows:
         episode = np.repeat(np.arange(len(dataset)), dataset.lengths + 1)  # of every row, one per state
         acting = np.ones(len(episode), bool)
         acting[dataset.offsets[1:] - 1] = False  # an episode's last state has no action
+        if transitions:
+            acting[dataset.offsets[1:][episode] - 1 - np.arange(len(episode)) < horizon] = False
+            _require_whole(dataset, horizon)
         rows, self._base, self._count = _by_task(
             np.flatnonzero(acting), dataset.task_index[episode[acting]], self.tasks
         )
@@ -78,7 +83,8 @@ class Windows:
         states = _table(dataset, "states", normalizer, places + before * (episode + 1), device)
         total = len(episode) + after * len(dataset)
         actions = _table(dataset, "actions", normalizer, places + after * episode, device, total)
-        actions[torch.from_numpy((places + after * episode)[~acting]).to(device)] = 0  # padding, not an action
+        ends = dataset.offsets[1:] - 1
+        actions[torch.from_numpy((places + after * episode)[ends]).to(device)] = 0  # padding, not an action
         self._history, self._actions = _stretches(states, history), _stretches(actions, horizon)
         self._masks = torch.ones(horizon + 1, horizon, dtype=torch.bool, device=self.device).tril(-1)
         # Of every window: where its history and its actions begin, how many actions there are, its label. In one
@@ -87,9 +93,13 @@ class Windows:
         self._labelled = bool(returns)
         labels = label.of_rows(dataset, returns_of)[rows] if returns else np.zeros(len(rows), np.float32)
         ahead = np.minimum(dataset.offsets[1:][episode[rows]] - 1 - rows, horizon)
-        columns = (rows + before * episode[rows], rows + after * episode[rows], ahead, labels.view(np.int32))
+        columns = (rows + before * episode[rows], rows + after * episode[rows], ahead, labels.view(np.int32), rows)
         self._windows = torch.from_numpy(np.stack(columns, axis=1).astype(np.int32)).to(device)
 
+        self._states = self._rewards = None
+        if transitions:
+            self._states = _stretches(_table(dataset, "states", normalizer, places, device), horizon + 1)
+            self._rewards = _stretches(_table(dataset, "rewards", normalizer, places, device), horizon)
         self._prompts = None
         if prompt is not None:
             if prompts is None:
@@ -126,13 +136,13 @@ class Windows:
 
         Returns:
             history (B, L, O), zeros before the episode; actions (B, H, A) and mask (B, H), False past its end;
-            task (B,); return (B, 1) and prompt_states (B, J, O), prompt_actions (B, J, A) if asked for. The two
-            prompt fields share memory, so they are not contiguous.
+            task (B,); return (B, 1), states (B, H + 1, O) and rewards (B, H, 1), prompt_states (B, J, O) and
+            prompt_actions (B, J, A) if asked for. The two prompt fields share memory, so they are not contiguous.
         """
         if self.device.type != "cpu":
             drawn = {name: value.to(self.device, non_blocking=True) for name, value in drawn.items()}
         size = len(drawn["row"])
-        past, ahead, count, label = self._windows.index_select(0, drawn["row"]).t().contiguous().unbind()
+        past, ahead, count, label, row = self._windows.index_select(0, drawn["row"]).t().contiguous().unbind()
         fields = {
             "history": self._history.index_select(0, past).view(size, self.history, -1),
             "actions": self._actions.index_select(0, ahead).view(size, self.horizon, -1),
@@ -141,6 +151,9 @@ class Windows:
         }
         if self._labelled:
             fields["return"] = label.view(torch.float32).view(size, 1)
+        if self._states is not None and self._rewards is not None:
+            fields["states"] = self._states.index_select(0, row).view(size, self.horizon + 1, -1)
+            fields["rewards"] = self._rewards.index_select(0, row).view(size, self.horizon, 1)
         if self._prompts is not None:
             fields |= self._prompts.gather(drawn["task"], drawn["demonstration"], drawn["start"])
         return fields
@@ -221,14 +234,15 @@ class PromptWindows:
 
 def _table(
     dataset: TrajectoryDataset,
-    name: Literal["states", "actions"],
+    name: Literal["states", "actions", "rewards"],
     normalizer: Normalizer | None,
     places: np.ndarray,
     device: torch.device | str,
     total: int | None = None,
 ) -> Tensor:
-    """States or actions (R, C) in the rows `places` (R,) of a table that is zero elsewhere."""
+    """States, actions or rewards (R, C) in the rows `places` (R,) of a table that is zero elsewhere."""
     values: np.ndarray = getattr(dataset, name)
+    values = values.reshape(len(values), -1)
     table = torch.zeros(total or int(places[-1]) + 1, values.shape[1], device=device)
     for begin in range(0, len(values), _CHUNK):
         part = torch.from_numpy(values[begin : begin + _CHUNK])
@@ -256,3 +270,13 @@ def _by_task(rows: np.ndarray, task: np.ndarray, tasks: Sequence[str]) -> tuple[
         raise DataError(f"no steps of task {', '.join(empty)} in the dataset")
     first = torch.from_numpy(np.cumsum(count) - count)
     return rows[order], first[:, None], torch.from_numpy(count.astype(np.float64))[:, None]
+
+
+def _require_whole(dataset: TrajectoryDataset, horizon: int) -> None:
+    for number, task in enumerate(dataset.tasks):
+        longest = int(dataset.lengths[dataset.task_index == number].max(initial=0))
+        if 0 < longest < horizon:
+            raise DataError(
+                f"representation.horizon: a window should show {horizon} whole steps, and the longest episode of task "
+                f"{task} has {longest}"
+            )

@@ -12,13 +12,20 @@ from mtdiff.pipelines.agent import PlannerAgent
 from mtdiff.pipelines.planner import PlannerOutput, PlannerPipeline
 from mtdiff.pipelines.prompts import Prompt, PromptLibrary
 from mtdiff.pipelines.sampling import Sampling
+from mtdiff.pipelines.synthesizer import SynthesizerOutput, SynthesizerPipeline
 
-__all__ = ["PlannerAgent", "PlannerOutput", "PlannerPipeline", "Prompt", "PromptLibrary", "Sampling"]
+__all__ = [
+    "PIPELINES", "PlannerAgent", "PlannerOutput", "PlannerPipeline", "Prompt", "PromptLibrary", "Sampling",
+    "SynthesizerOutput", "SynthesizerPipeline",
+]  # fmt: skip
+
+PIPELINES = {kind.kind: kind for kind in (PlannerPipeline, SynthesizerPipeline)}
+"""By what a recipe calls them."""
 
 _methods = ["save_pretrained", "from_pretrained"]
 # "Backbone" and "Representation" make parts of third parties loadable: their modules import those names.
 _classes = dict.fromkeys(("ModelMixin", "SchedulerMixin", "Backbone", "Representation"), _methods)
 pipeline_loading_utils.LOADABLE_CLASSES["mtdiff"] = _classes
 pipeline_loading_utils.ALL_IMPORTABLE_CLASSES.update(_classes)
-for _pipeline in (PlannerPipeline,):
+for _pipeline in PIPELINES.values():
     setattr(diffusers, _pipeline.__name__, _pipeline)

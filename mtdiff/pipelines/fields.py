@@ -13,13 +13,13 @@ from mtdiff.errors import DataError, choices
 from mtdiff.pipelines.prompts import Prompt
 
 if TYPE_CHECKING:
-    from mtdiff.pipelines.planner import PlannerPipeline
+    from mtdiff.pipelines.sampler import SamplerPipeline
 
 PromptLike = str | Prompt | Mapping[str, Any] | Sequence["str | Prompt | Mapping[str, Any]"]
 
 
 def read_fields(
-    pipe: PlannerPipeline,
+    pipe: SamplerPipeline,
     given: Mapping[str, Any],
     *,
     lifetimes: tuple[Lifetime, ...] = ("episode", "plan"),
@@ -30,7 +30,7 @@ def read_fields(
 
     Args:
         pipe: whose encoders.
-        given: `prompt`, `task`, `history`, `target_return` as in `PlannerPipeline.__call__`, or None.
+        given: `prompt`, `task`, `history`, `target_return` as in a pipeline's `__call__`, or None.
         lifetimes: only for the encoders that last so long.
         batch: a batch size that is known already.
         counted: what it is known from: "generator", "batch" or "prefix".
@@ -51,7 +51,9 @@ def read_fields(
             if value is None and argument == "target_return":
                 value = pipe.config.target_return
             if value is None:
-                raise DataError(f"{argument}: this planner was trained with it, so a plan needs it; got nothing")
+                raise DataError(
+                    f"{argument}: this {pipe.kind} was trained with it, so {pipe.makes} needs it; got nothing"
+                )
             fields |= read(pipe, encoder, value)
     sizes = {name: len(value) for name, value in fields.items()}
     largest = max([batch, *sizes.values()])
@@ -70,7 +72,7 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _read_prompt(pipe: PlannerPipeline, encoder: Encoder, prompt: Any) -> dict[str, Tensor]:
+def _read_prompt(pipe: SamplerPipeline, encoder: Encoder, prompt: Any) -> dict[str, Tensor]:
     prompts = [_prompt(pipe, one, encoder.length) for one in as_list(prompt)]
     if not prompts:
         raise DataError("prompt: the list of prompts is empty")
@@ -81,7 +83,7 @@ def _read_prompt(pipe: PlannerPipeline, encoder: Encoder, prompt: Any) -> dict[s
     return {"prompt_states": states, "prompt_actions": actions}
 
 
-def _prompt(pipe: PlannerPipeline, prompt: Any, length: int) -> Prompt:
+def _prompt(pipe: SamplerPipeline, prompt: Any, length: int) -> Prompt:
     if isinstance(prompt, str):
         prompt = pipe.prompts[prompt][0]
     elif isinstance(prompt, Mapping):
@@ -102,7 +104,7 @@ def _prompt(pipe: PlannerPipeline, prompt: Any, length: int) -> Prompt:
     return prompt
 
 
-def _read_task(pipe: PlannerPipeline, encoder: Encoder, task: Any) -> dict[str, Tensor]:
+def _read_task(pipe: SamplerPipeline, encoder: Encoder, task: Any) -> dict[str, Tensor]:
     known = list(pipe.conditioning.config.tasks)
     for name in as_list(task):
         if name not in known:
@@ -110,14 +112,14 @@ def _read_task(pipe: PlannerPipeline, encoder: Encoder, task: Any) -> dict[str, 
     return {"task": torch.tensor([known.index(name) for name in as_list(task)], device=pipe.normalizer.where)}
 
 
-def _read_return(pipe: PlannerPipeline, encoder: Encoder, target: Any) -> dict[str, Tensor]:
+def _read_return(pipe: SamplerPipeline, encoder: Encoder, target: Any) -> dict[str, Tensor]:
     value = torch.as_tensor(target, dtype=torch.float32, device=pipe.normalizer.where).reshape(-1, 1)
     if not value.isfinite().all():
         raise DataError("target_return: contains NaN or infinity")
     return {"return": value}
 
 
-def _read_history(pipe: PlannerPipeline, encoder: Encoder, history: Any) -> dict[str, Tensor]:
+def _read_history(pipe: SamplerPipeline, encoder: Encoder, history: Any) -> dict[str, Tensor]:
     length = encoder.length
     states = torch.as_tensor(history, dtype=torch.float32, device=pipe.normalizer.where)
     states = states[None] if states.ndim == 2 else states

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from diffusers import ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
-from torch import Tensor, nn
+from torch import Tensor
 
-from mtdiff.backbones.backbone import Backbone
-from mtdiff.conditioning.mapping import Conditioning
-from mtdiff.data.normalizer import Normalizer
-from mtdiff.diffusion import draw_noise, sample
 from mtdiff.pipelines.fields import PromptLike, read_fields
 from mtdiff.pipelines.prefix import EpisodePrefix
-from mtdiff.pipelines.prompts import PromptLibrary
-from mtdiff.representations.representation import Representation
+from mtdiff.pipelines.sampler import Generators, SamplerPipeline, per_sample
+from mtdiff.pipelines.sampler import count as given_for
 from mtdiff.schedulers.solver import probe
-from mtdiff.whole import SEAL
-
-Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 @dataclass
@@ -39,7 +30,7 @@ class PlannerOutput(BaseOutput):
     actions: Tensor
 
 
-class PlannerPipeline(DiffusionPipeline):
+class PlannerPipeline(SamplerPipeline):
     """Samples action sequences given a prompt, a history and a target return.
 
     Args:
@@ -59,11 +50,7 @@ class PlannerPipeline(DiffusionPipeline):
         suite: the environments it was trained for, as a part: what `mtdiff evaluate` runs it in.
     """
 
-    backbone: Backbone
-    conditioning: Conditioning
-    representation: Representation
-    normalizer: Normalizer
-    prompts: PromptLibrary
+    kind, makes = "planner", "a plan"
 
     def __init__(
         self,
@@ -83,31 +70,20 @@ class PlannerPipeline(DiffusionPipeline):
         suite: dict[str, Any] | None = None,
     ):
         super().__init__()
-        self.register_modules(
-            backbone=backbone,
-            conditioning=conditioning,
-            representation=representation,
-            scheduler=scheduler,
-            normalizer=normalizer,
-            prompts=prompts,
+        parts = {"backbone": backbone, "conditioning": conditioning, "representation": representation}
+        self._take(
+            {**parts, "scheduler": scheduler, "normalizer": normalizer, "prompts": prompts},
+            {
+                "num_inference_steps": num_inference_steps,
+                "guidance_scale": guidance_scale,
+                "temperature": temperature,
+                "initial_temperature": initial_temperature,
+                "execute": execute,
+                "target_return": target_return,
+                "prompt_policy": prompt_policy,
+                "suite": suite,
+            },
         )
-        self.register_to_config(
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            temperature=temperature,
-            initial_temperature=initial_temperature,
-            execute=execute,
-            target_return=target_return,
-            prompt_policy=prompt_policy,
-            suite=suite,
-        )
-        for module in (backbone, conditioning):
-            _settle(module)
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """As in diffusers, also into a run's folder, whose checksums are then void."""
-        (Path(save_directory) / SEAL).unlink(missing_ok=True)
-        super().save_pretrained(save_directory, **kwargs)
 
     @torch.inference_mode()
     def prefix(
@@ -203,40 +179,26 @@ class PlannerPipeline(DiffusionPipeline):
                 num_inference_steps, guidance_scale, num_actions
             )
         steps, scale, count = self._numbers(num_inference_steps, guidance_scale, num_actions)
-        temperature = self.config.temperature if temperature is None else temperature
-        if initial_temperature is None:
-            initial_temperature = self.config.initial_temperature
-        for name, value in (("temperature", temperature), ("initial_temperature", initial_temperature)):
-            if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"{name}: must be a finite number of at least 0, got {value}")
-
+        temperatures = self._temperatures(temperature, initial_temperature)
         with torch.inference_mode():
             solver = probe(self.scheduler, steps)
             given = {"prompt": prompt, "task": task, "target_return": target_return, "history": history}
             if prefix is None:
-                fields, batch = read_fields(self, given, batch=_count(generator))
+                fields, batch = read_fields(self, given, batch=given_for(generator))
                 condition = self.conditioning.branches(fields, guided=scale != 1.0)
             else:
-                prefix.require(given, solver.timesteps, _count(generator))
+                prefix.require(given, solver.timesteps, given_for(generator))
                 fields, batch = read_fields(self, given, lifetimes=("plan",), batch=prefix.batch, counted="prefix")
                 condition = self.conditioning.branches(fields, guided=scale != 1.0, lifetime="plan")
             shared = None if prefix is None else prefix.shared
             predict = self.backbone.prepare(condition, solver.timesteps, 1 if scale == 1.0 else 2, shared)
-            # Noise is drawn for the whole horizon and cut, so that planning fewer actions changes none of them.
-            noise = draw_noise(
-                (self.representation.horizon, self.representation.channels),
-                _per_sample(generator, batch),
-                len(solver) + 1 if solver.stochastic else 1,
-            )
-            x = sample(
+            x = self._draw(
                 predict,
                 solver,
-                noise[:, :, : self._entries(count)].to(self.normalizer.where),
-                prediction_type=self.scheduler.config.prediction_type,
+                per_sample(generator, batch),
+                entries=self._entries(count),
                 guidance_scale=scale,
-                bounds=self.representation.bounds.float(),
-                temperature=temperature,
-                initial_temperature=initial_temperature,
+                temperatures=temperatures,
             )
             actions = self.normalizer.physical_actions(self.representation.decode(x)["actions"])[:, :count]
         actions = actions.clone()  # a tensor like any other again
@@ -260,27 +222,3 @@ class PlannerPipeline(DiffusionPipeline):
         """Entries of x that must be sampled to plan `count` actions."""
         grain = self.backbone.granularity
         return -(-count // grain) * grain if self.backbone.causal else self.representation.horizon
-
-
-def _settle(module: Any) -> None:
-    """Make a network sample alike whether it was just trained or loaded: no dropout, and aligned weights.
-
-    A loaded file is mapped into memory at any address, and sums over unaligned weights are rounded otherwise.
-    """
-    if isinstance(module, nn.Module):
-        module.eval()
-        for parameter in module.parameters():
-            if parameter.data_ptr() % 64:
-                parameter.data = parameter.data.clone()
-
-
-def _count(generator: Generators) -> int:
-    return 1 if generator is None or isinstance(generator, torch.Generator) else len(generator)
-
-
-def _per_sample(generator: Generators, batch: int) -> list[torch.Generator | None]:
-    if generator is None or isinstance(generator, torch.Generator):
-        return [generator] * batch
-    if len(generator) != batch:
-        raise ValueError(f"generator: need one, or one for each of the {batch} samples, got {len(generator)}")
-    return list(generator)

@@ -2,5 +2,6 @@
 
 from mtdiff.representations.actions import ActionsRepresentation
 from mtdiff.representations.representation import Representation
+from mtdiff.representations.transitions import TransitionsRepresentation
 
-__all__ = ["ActionsRepresentation", "Representation"]
+__all__ = ["ActionsRepresentation", "Representation", "TransitionsRepresentation"]

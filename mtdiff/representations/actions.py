@@ -14,6 +14,7 @@ from mtdiff.representations.representation import Representation
 
 if TYPE_CHECKING:
     from mtdiff.data.normalizer import Normalizer
+    from mtdiff.data.trajectories import TrajectoryDataset
 
 
 @REPRESENTATIONS.register("actions", runtime=("action_dim",))
@@ -37,7 +38,7 @@ class ActionsRepresentation(Representation):
         self.horizon, self.channels = horizon, action_dim
         self._set_bounds(None)
 
-    def limit(self, normalizer: Normalizer) -> None:
+    def limit(self, normalizer: Normalizer, dataset: TrajectoryDataset | None = None) -> None:
         unit = torch.ones(self.channels)
         self.bounds.copy_(torch.stack([normalizer.actions(-unit), normalizer.actions(unit)], dim=-1))
 

@@ -1,0 +1,142 @@
+"""x is a sequence of states, actions and rewards: MTDiff-S's choice (He et al. 2023, eq. 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from mtdiff.registry import REPRESENTATIONS
+from mtdiff.representations.representation import Representation
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mtdiff.data.normalizer import Normalizer
+    from mtdiff.data.trajectories import TrajectoryDataset
+
+
+@REPRESENTATIONS.register("transitions", runtime=("state_dim", "action_dim"))
+class TransitionsRepresentation(Representation):
+    """x = (s_t, a_t, r_t, ..., s_{t+H-1}, a_{t+H-1}, r_{t+H-1}), bounded by the extremes of the data.
+
+    In some environments a state repeats numbers of the one before: Meta-World's holds the previous frame and the
+    goal. Which ones is found in the data, and sampled states repeat them exactly.
+
+    Args:
+        horizon: H, steps, at least 2.
+        next_states: diffuse each step's next state too, as the released code does. A sample is then H transitions, and
+            a state that is written down twice becomes the mean of both; otherwise H - 1 (the paper).
+        state_weight: loss weight of the states' channels, at least 0.
+        action_weight: likewise, of the actions'.
+        reward_weight: likewise, of the rewards'.
+        state_dim: O, from the data.
+        action_dim: A, from the data.
+
+    Attributes:
+        repeats: (O,), for every number of a state the number of the state before that it repeats, or -1.
+    """
+
+    pipeline: ClassVar[Literal["planner", "synthesizer"]] = "synthesizer"
+    repeats: Tensor
+
+    @register_to_config
+    def __init__(
+        self,
+        *,
+        horizon: int = 32,
+        next_states: bool = False,
+        state_weight: float = 1.0,
+        action_weight: float = 1.0,
+        reward_weight: float = 1.0,
+        state_dim: int,
+        action_dim: int,
+    ):
+        super().__init__()
+        if horizon < 2:
+            raise ValueError(f"horizon: must be at least 2, got {horizon}")
+        weights = {"state": state_weight, "action": action_weight, "reward": reward_weight}
+        for name, weight in weights.items():
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"{name}_weight: must be a finite number of at least 0, got {weight}")
+        if not any(weights.values()):
+            raise ValueError("state_weight: must be above 0 if action_weight and reward_weight are 0, got 0.0")
+        self.horizon, self.channels = horizon, sum(self.pieces.values())
+        self._set_bounds(None)
+        self.register_buffer("repeats", torch.full((state_dim,), -1))
+
+    @property
+    def pieces(self) -> dict[str, int]:
+        state_dim, action_dim = self.config.state_dim, self.config.action_dim
+        pieces = {"states": state_dim, "actions": action_dim, "rewards": 1}
+        return {**pieces, "next_states": state_dim} if self.config.next_states else pieces
+
+    def window(self) -> dict[str, Any]:
+        return {"transitions": True}
+
+    def limit(self, normalizer: Normalizer, dataset: TrajectoryDataset | None = None) -> None:
+        if dataset is None:
+            return
+        acting = np.ones(len(dataset.states), bool)
+        acting[dataset.offsets[1:] - 1] = False  # an episode's last state has no action
+        states, rewards = torch.from_numpy(dataset.states), torch.from_numpy(dataset.rewards[acting])[:, None]
+        unit = torch.ones(self.config.action_dim)
+        ends = {
+            "states": [normalizer.states(end) for end in (states.amin(0), states.amax(0))],
+            "actions": [normalizer.actions(-unit), normalizer.actions(unit)],
+            "rewards": [normalizer.rewards(end) for end in (rewards.amin(0), rewards.amax(0))],
+        }
+        ends["next_states"] = ends["states"]
+        self.bounds.copy_(torch.cat([torch.stack(ends[name], dim=-1) for name in self.pieces]))
+        rows = np.flatnonzero(acting)
+        self.repeats.copy_(torch.from_numpy(repeated(dataset.states, rows)))
+
+    def encode(self, window: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        states = window["states"]  # (B, H + 1, O)
+        fields = {**window, "states": states[:, :-1], "next_states": states[:, 1:]}
+        x = torch.cat([fields[name] for name in self.pieces], dim=-1)
+        of = {"actions": self.config.action_weight, "rewards": self.config.reward_weight}
+        weights = [torch.full((width,), of.get(name, self.config.state_weight)) for name, width in self.pieces.items()]
+        return x, torch.cat(weights).to(x).expand_as(x)
+
+    def decode(self, x: Tensor) -> dict[str, Tensor]:
+        """Return states (B, T + 1, O), actions (B, T, A) and rewards (B, T, 1), with T = H or H - 1."""
+        parts = dict(zip(self.pieces, x.split(list(self.pieces.values()), dim=-1), strict=True))
+        states = parts["states"]
+        if (led := parts.get("next_states")) is None:
+            return {"states": states, "actions": parts["actions"][:, :-1], "rewards": parts["rewards"][:, :-1]}
+        both = torch.cat([states[:, :1], (states[:, 1:] + led[:, :-1]) / 2, led[:, -1:]], dim=1)
+        return {"states": both, "actions": parts["actions"], "rewards": parts["rewards"]}
+
+    def repeat(self, states: Tensor) -> Tensor:
+        """Write what a state repeats of the one before into states (B, T + 1, O) in physical units; returns a copy."""
+        states, to = states.clone(), (self.repeats >= 0).nonzero()[:, 0]
+        source = self.repeats[to]
+        for step in range(1, states.shape[1]):
+            states[:, step, to] = states[:, step - 1, source]
+        return states
+
+
+def repeated(states: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Find what every state repeats of the one before it, to the last bit.
+
+    Args:
+        states: (R, O) of all episodes, one after the other.
+        rows: of those that have a next state.
+
+    Returns:
+        (O,): for every number the one it repeats, itself if possible, or else the first; -1 for none.
+    """
+    before, after = states[rows], states[rows + 1]
+    width = states.shape[1]
+    found = np.full(width, -1)
+    for column in range(width):
+        for source in (column, *range(width)):
+            if np.array_equal(after[:, column], before[:, source]):
+                found[column] = source
+                break
+    return found
