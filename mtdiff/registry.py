@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 __all__ = [
-    "BACKBONES", "CONDITIONING", "DATA", "REGISTRIES", "REPRESENTATIONS", "SCHEDULERS", "SUITES",
+    "BACKBONES", "CONDITIONING", "DATA", "LEARNERS", "REGISTRIES", "REPRESENTATIONS", "SCHEDULERS", "SUITES",
     "Argument", "Nested", "Part", "PartSpec", "Registry",
 ]  # fmt: skip
 
@@ -196,6 +196,7 @@ SCHEDULERS = Registry("scheduler", "mtdiff.schedulers")
 REPRESENTATIONS = Registry("representation", "mtdiff.representations")
 SUITES = Registry("suite", "mtdiff.environments")
 DATA = Registry("data", "mtdiff.data.sources")
+LEARNERS = Registry("learner", "mtdiff.learners")
 
 REGISTRIES: dict[str, Registry] = {
     "backbones": BACKBONES,
@@ -204,4 +205,5 @@ REGISTRIES: dict[str, Registry] = {
     "representations": REPRESENTATIONS,
     "suites": SUITES,
     "data": DATA,
+    "learners": LEARNERS,
 }
