@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from mtdiff.environments.metaworld_environment import ACTION_DIM, STATE_DIM, MetaWorldEnvironment, catalogue
 from mtdiff.errors import EnvironmentFault, RecipeError, choices
 from mtdiff.registry import SUITES
+
+if TYPE_CHECKING:
+    from mtdiff.environments.metaworld_dynamics import MetaWorldDynamics
 
 GRIPPER = 3  # channel of an action
 LIMIT = 500  # the simulator refuses to go on after so many steps
@@ -147,6 +150,21 @@ class MetaWorld:
             return np.clip(action, -1.0, 1.0).astype(np.float32)
 
         return act
+
+    def dynamics(self, task: str, *, episodes: int = 60, seed: int = 0) -> MetaWorldDynamics:
+        """Return the task's simulator that can be set to a state; see `MetaWorldDynamics`.
+
+        Raises:
+            EnvironmentFault: the task is not in this suite, or its states hide the goal.
+        """
+        from mtdiff.environments.metaworld_dynamics import MetaWorldDynamics
+
+        if not self.goal_visible:
+            raise EnvironmentFault(
+                "metaworld: with goal_visible: false a state does not tell where goal and furniture are, so the "
+                "simulator cannot be set to it. Measure with goal_visible: true."
+            )
+        return MetaWorldDynamics(self.make(task), act=self.demonstrator(task), episodes=episodes, seed=seed)
 
     def _require(self, task: str) -> None:
         if task not in self.tasks:

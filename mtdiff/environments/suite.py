@@ -59,7 +59,8 @@ class Suite(Protocol):
 
     It may also have attributes that say what it lacks; without them it lacks nothing: `has_demonstrator` (false:
     `demonstrator` raises), `has_success` (false: no step is ever a success, results are returns), `draws_with`
-    ("mujoco": pictures need MuJoCo's renderer; None: nobody knows before the first picture).
+    ("mujoco": pictures need MuJoCo's renderer; None: nobody knows before the first picture). A suite whose simulator
+    can be set to a state also has `dynamics(task)`, see `mtdiff.environments.dynamics`.
     """
 
     name: str
