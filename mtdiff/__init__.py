@@ -37,6 +37,7 @@ _HOMES = {
     "evaluate": "mtdiff.evaluation",
     "load": "mtdiff.hub",
     "load_recipe": "mtdiff.recipe",
+    "synthesize": "mtdiff.synthesis",
     "train": "mtdiff.runs",
 }
 

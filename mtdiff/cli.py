@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mtdiff import cli_prompt
+from mtdiff import cli_prompt, cli_synthesize
 from mtdiff.documents import describe
 from mtdiff.environments.processes import available_cores
 from mtdiff.errors import MTDiffError, choices
@@ -218,6 +218,9 @@ def evaluate(
     if not as_json:
         print_evaluation(document)
     return document
+
+
+verb(cli_synthesize.synthesize)
 
 
 @verb

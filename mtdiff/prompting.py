@@ -1,4 +1,4 @@
-"""Prompts from demonstrations of your own: cut one, keep it in a file, show it to a trained planner."""
+"""Prompts from demonstrations of your own: cut one, keep it in a file, show it to a trained planner or synthesizer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mtdiff.errors import DataError
 from mtdiff.pipelines.prompts import Prompt
 
 if TYPE_CHECKING:
-    from mtdiff.pipelines.planner import PlannerPipeline
+    from mtdiff.pipelines.sampler import SamplerPipeline
 
 
 def make_prompt(
@@ -101,8 +101,8 @@ def prompt_files(arguments: Sequence[str]) -> dict[str, list[str]]:
     return files
 
 
-def show_prompts(pipeline: PlannerPipeline, files: Mapping[str, Sequence[str | Path]]) -> str:
-    """Give a planner prompts from files, in the place of those that it has for these tasks.
+def show_prompts(pipeline: SamplerPipeline, files: Mapping[str, Sequence[str | Path]]) -> str:
+    """Give a pipeline prompts from files, in the place of those that it has for these tasks.
 
     Args:
         pipeline: changed in place.
@@ -112,13 +112,13 @@ def show_prompts(pipeline: PlannerPipeline, files: Mapping[str, Sequence[str | P
         A digest of the prompts; empty if there are none.
 
     Raises:
-        DataError: the planner reads no prompts, or a prompt does not fit it.
+        DataError: the pipeline reads no prompts, or a prompt does not fit it.
     """
     if not files:
         return ""
     encoder = pipeline.conditioning.reading("prompt_states")
     if encoder is None:
-        raise DataError(f"prompt {next(iter(files))}: this planner is not told its task by a prompt.")
+        raise DataError(f"prompt {next(iter(files))}: this {pipeline.kind} is not told its task by a prompt.")
     widths = len(pipeline.normalizer.state_loc), len(pipeline.normalizer.action_loc)
     digest, prompts = hashlib.sha256(), {}
     for task, paths in files.items():
@@ -128,12 +128,12 @@ def show_prompts(pipeline: PlannerPipeline, files: Mapping[str, Sequence[str | P
             if got != widths:
                 raise DataError(
                     f"{path}: states and actions should have {widths[0]} and {widths[1]} numbers, as those that this "
-                    f"planner was trained on, got {got[0]} and {got[1]}."
+                    f"{pipeline.kind} was trained on, got {got[0]} and {got[1]}."
                 )
             if len(prompt.states) != encoder.length:
                 raise DataError(
-                    f"{path}: has {len(prompt.states)} steps, and this planner reads prompts of {encoder.length}. Make "
-                    f"it with --length {encoder.length}."
+                    f"{path}: has {len(prompt.states)} steps, and this {pipeline.kind} reads prompts of "
+                    f"{encoder.length}. Make it with --length {encoder.length}."
                 )
             for value in (prompt.states, prompt.actions):
                 digest.update(f"{task} {tuple(value.shape)}\n".encode() + value.numpy().tobytes())

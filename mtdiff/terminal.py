@@ -120,6 +120,27 @@ def print_collected(summary: dict[str, Any]) -> None:
     )
 
 
+def print_synthesized(summary: dict[str, Any]) -> None:
+    """Print what a synthesis holds, task by task, and how fast it was."""
+    out = console()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("task", style="bold", no_wrap=True)
+    for column in ("samples", "transitions", "mean return", "prompts"):
+        table.add_column(column, justify="right")
+    for row in summary["tasks"]:
+        cells = (row["samples"], row["transitions"], f"{row['mean_return']:.1f}", row["prompts"])
+        table.add_row(row["task"], *map(str, cells))
+    out.print(table)
+    rate = summary["transitions_per_second"]
+    now = f"{summary['synthesized']} made now" + (f", {rate:.0f} a second" if rate else "")
+    out.print(
+        Text(
+            f"{summary['transitions']} transitions in {summary['folder']} ({now}, {summary['seconds']:.0f} s); "
+            f"{summary['asked']} a task were asked for, in whole samples of {summary['transitions_per_sample']}"
+        )
+    )
+
+
 def print_trained(document: dict[str, Any]) -> None:
     """Print where a trained run is and what to do with it."""
     out = console()

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import yaml
 
-from mtdiff.data.trajectories import TrajectoryDataset
+from mtdiff.data.split_summary import SplitSummary
 
 _ORIGIN = {
     "expert": """\
@@ -25,15 +24,17 @@ contrary, and noise.""",
 }
 
 
-def write_card(parts: Mapping[str, TrajectoryDataset], *, metadata: Mapping[str, Any]) -> str:
+def write_card(parts: Mapping[str, SplitSummary], *, metadata: Mapping[str, Any]) -> str:
     """Return the README.md of a dataset with the given splits."""
     main = parts["trajectories"]
     suite, source = metadata.get("suite", {}), metadata.get("data", {})
-    name = suite.get("name", "own data")
+    name, synthetic = suite.get("name", "own data"), source.get("name") == "synthesized"
     front: dict[str, Any] = {
-        "pretty_name": f"{name} trajectories" + (f" ({source['quality']})" if "quality" in source else ""),
+        "pretty_name": f"{name} trajectories"
+        + (f" ({source['quality']})" if "quality" in source else "")
+        + " (synthetic)" * synthetic,
         "task_categories": ["reinforcement-learning", "robotics"],
-        "tags": ["mtdiff", "offline-rl", "trajectories", *([name] if suite else [])],
+        "tags": ["mtdiff", "offline-rl", "trajectories", *["synthetic"] * synthetic, *([name] if suite else [])],
         "configs": [{"config_name": "trajectories", "data_files": "data/*.parquet", "default": True}],
     }
     if source.get("name") == "collected":
@@ -43,11 +44,11 @@ def write_card(parts: Mapping[str, TrajectoryDataset], *, metadata: Mapping[str,
     text = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {front['pretty_name']}",
-        f"{len(main)} episodes of {len(main.summary())} tasks, {main.num_steps} steps; states of "
-        f"{main.states.shape[1]} numbers, actions of {main.actions.shape[1]} in [-1, 1].",
+        f"{main.episodes} episodes of {len(main.rows)} tasks, {main.steps} steps; states of "
+        f"{main.state_dim} numbers, actions of {main.action_dim} in [-1, 1].",
     ]
     if "prompts" in parts:
-        text.append(f"Also {len(parts['prompts'])} demonstrations to be shown as prompts.")
+        text.append(f"Also {parts['prompts'].episodes} demonstrations to be shown as prompts.")
     if source.get("name") == "collected":
         text += [
             "## Where it comes from",
@@ -55,19 +56,23 @@ def write_card(parts: Mapping[str, TrajectoryDataset], *, metadata: Mapping[str,
         ]
         if "prompts" in parts:
             text.append("Prompts are separate episodes without noise or faults, cut at success.")
+    elif synthetic:
+        text += _synthetic(source)
     elif source:
         sections = yaml.safe_dump({"data": dict(source)}, sort_keys=False)
         text += [
             "## Where it comes from",
             f"Read from files of others, which have a license of their own:\n\n```yaml\n{sections}```",
         ]
-        if clipped := sum(main.labels.get("clipped", [])):
+        if main.clipped:
             text.append(
-                f"{clipped} numbers of the actions were beyond [-1, 1] and are clipped; the label `clipped` says where."
+                f"{main.clipped} numbers of the actions were beyond [-1, 1] and are clipped; the label `clipped` says "
+                "where."
             )
-        if not main.success.any():
+        if not main.succeeded:
             text.append("No step is marked as a success: the files do not say, or there was none.")
-    text += ["## Tasks", _table(parts), "Success: at any step of the episode.", "## Columns", _COLUMNS]
+    success = "Success is not synthesized: no step says it." if synthetic else "Success: at any step of the episode."
+    text += ["## Tasks", _table(parts, synthetic=synthetic), success, "## Columns", _COLUMNS]
     if source.get("name") == "collected":
         sections = yaml.safe_dump({"suite": dict(suite), "data": dict(source)}, sort_keys=False)
         text += [
@@ -88,6 +93,12 @@ episode. **It is not the replay buffer of a reinforcement learner**, such as the
 authors used: noise and faults were put into the experts' actions on purpose, and every episode's labels say
 which. {origin}"""
 
+_SYNTHETIC = """\
+**These data are synthetic: no environment made them.** A diffusion model, the synthesizer `{name}`, wrote states,
+actions and rewards of {transitions} transitions or a few more for every task. They obey the environment only as far as
+the model does; nothing here was checked against it. An episode is a piece of one: it begins anywhere, is cut off after
+a few steps, and does not say whether the task was solved."""
+
 _COLUMNS = """\
 One row per episode of T steps, in physical units: `states` (T + 1), `actions` (T), `rewards` (T), `success`
 (T, per step), `terminated` (the task ended it), `truncated` (it was cut off), `task`, `steps`, `return`,
@@ -102,17 +113,43 @@ datasets.load_dataset("FOLDER", split="train")      # or "FOLDER", "prompts", sp
 ```"""
 
 
-def _table(parts: Mapping[str, TrajectoryDataset]) -> str:
-    rows = ["| task | episodes | steps | success | mean return | mean length | tries in vain | prompts |"]
-    rows.append("|---|" + "---:|" * 7)
-    for row in parts["trajectories"].summary():
-        failed, shown = 0, 0
-        for split, part in parts.items():
-            own = np.flatnonzero(part.task_index == part.tasks.index(row["task"]))
-            shown += len(own) * (split == "prompts")
-            failed += sum(part.labels["attempt"][e] for e in own) if "attempt" in part.labels else 0
-        rows.append(
-            f"| {row['task']} | {row['episodes']} | {row['steps']} | {row['success']:.2f} "
-            f"| {row['mean_return']:.1f} | {row['mean_length']:.0f} | {failed} | {shown} |"
-        )
+def _synthetic(source: Mapping[str, Any]) -> list[str]:
+    """How data were synthesized, and how to do it again."""
+    generator, prompts = source["generator"], source["prompts"]
+    told = "No prompt was shown: the synthesizer is told the task by other means."
+    if prompts:
+        rows = [f"| {t} | {p['count']} | {p['from']} | `{p['digest'][:16]}` |" for t, p in prompts.items()]
+        table = "\n".join(["| task | prompts | from | digest |", "|---|---:|---|---|", *rows])
+        told = f"Shown as prompts, of which the label `prompt` is the number:\n\n{table}"
+    made = {"generator": dict(generator), "seed": source["seed"], "sampling": dict(source["sampling"])}
+    named = " ".join(f"--task {task}" for task in source["tasks"])
+    files = "".join(f" --prompt {task}=FILE" for task, p in prompts.items() if p["from"] == "files")
+    command = f"mtdiff synthesize SOURCE {named} --transitions {source['transitions']} --seed {source['seed']}{files}"
+    return [
+        "## Where it comes from",
+        _SYNTHETIC.format(name=generator["name"], transitions=source["transitions"]),
+        f"```yaml\n{yaml.safe_dump(made, sort_keys=False)}```",
+        "`recipe` is the hash of the recipe that it was trained with, `content` a digest of its weights.",
+        told,
+        f"With the same synthesizer and the same `sampling`:\n\n```bash\n{command} --out FOLDER\n```",
+    ]
+
+
+def _table(parts: Mapping[str, SplitSummary], *, synthetic: bool) -> str:
+    columns = ["episodes", "steps", "success", "mean return", "mean length", "tries in vain", "prompts"]
+    if synthetic:
+        columns = ["episodes", "steps", "mean return", "mean length"]
+    prompts = {row["task"]: row["episodes"] for row in parts["prompts"].rows} if "prompts" in parts else {}
+    rows = [f"| task | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    for row in parts["trajectories"].rows:
+        cells = {
+            "episodes": str(row["episodes"]),
+            "steps": str(row["steps"]),
+            "success": f"{row['success']:.2f}",
+            "mean return": f"{row['mean_return']:.1f}",
+            "mean length": f"{row['mean_length']:.0f}",
+            "tries in vain": str(sum(part.retries.get(row["task"], 0) for part in parts.values())),
+            "prompts": str(prompts.get(row["task"], 0)),
+        }
+        rows.append(f"| {row['task']} | {' | '.join(cells[column] for column in columns)} |")
     return "\n".join(rows)

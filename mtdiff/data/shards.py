@@ -101,6 +101,32 @@ def read_shard(path: Path) -> TrajectoryDataset:
         raise DataError(f"{path}: cannot be read as Parquet ({reason.rstrip('.')}).") from error
 
 
+def read_array(path: Path, name: str) -> NDArray[Any]:
+    """Return one array of what `read_shard` returns, without reading the others' columns.
+
+    Args:
+        path: a file that was written by `write_shard` and has been read before.
+        name: states, actions, rewards, success, lengths, terminated or truncated.
+    """
+    column = "steps" if name == "lengths" else name
+    table = pq.read_table(path, columns=[column], page_checksum_verification=True).combine_chunks()
+    if name in ("lengths", "terminated", "truncated"):
+        return table[column].to_numpy()
+    values, rows = _flat(table[column])
+    if name == "states":
+        return values
+    inner = np.ones(len(values) + len(rows), bool)
+    inner[np.cumsum(rows + 1) - 1] = False
+    return _padded(values, inner)
+
+
+def _padded(values: NDArray[Any], inner: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return values (steps, ...) in the rows of their states (R, ...); an episode's last row is zero."""
+    whole = np.zeros((len(inner), *values.shape[1:]), values.dtype)
+    whole[inner] = values
+    return whole
+
+
 def _dataset(table: pa.Table, path: Path) -> TrajectoryDataset:
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         raise DataError(f"{path}: has no column {', '.join(missing)}; it was not written by mtdiff.")
@@ -116,9 +142,7 @@ def _dataset(table: pa.Table, path: Path) -> TrajectoryDataset:
         values, lengths = _flat(table[name])
         if not np.array_equal(lengths, rows - 1):
             raise DataError(f"{path}: {name} and states do not have the same steps.")
-        whole = np.zeros((len(states), *values.shape[1:]), values.dtype)
-        whole[inner] = values
-        return whole
+        return _padded(values, inner)
 
     names = table["task"].to_pylist()
     tasks = list(dict.fromkeys(names))

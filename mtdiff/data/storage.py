@@ -25,6 +25,7 @@ from mtdiff.whole import write_text, writing
 
 SCHEMA_VERSION = 1
 MANIFEST, CARD = "dataset.json", "README.md"
+SYNTHESIS = "synthesis.json"  # says that the data are synthesized, and with what settings
 FOLDERS = {DEFAULT_SPLIT: "data", "prompts": "prompts"}
 EPISODES_PER_SHARD = 25
 
@@ -46,7 +47,7 @@ def write_beside(path: Path, text: str) -> None:
 
 
 def write_manifest(folder: Path, *, shards: Mapping[str, Sequence[str]], tasks: Sequence[str], metadata: Any) -> None:
-    """Finish a folder whose shards are all there: the card, then the manifest.
+    """Finish a folder whose shards are all there: the card, then the manifest. Holds one shard in memory at a time.
 
     Args:
         folder: where.
@@ -55,32 +56,32 @@ def write_manifest(folder: Path, *, shards: Mapping[str, Sequence[str]], tasks: 
         metadata: kept as it is.
     """
     from mtdiff.data.card import write_card
+    from mtdiff.data.split_summary import fingerprint, summarize
 
-    splits: dict[str, Any] = {}
-    parts: dict[str, TrajectoryDataset] = {}
-    for split, paths in shards.items():
-        pieces = [read_shard(folder / path) for path in paths]
-        parts[split] = joined = join(pieces, tasks=tasks, metadata=metadata)
-        splits[split] = {
-            "fingerprint": joined.fingerprint,
-            "episodes": len(joined),
-            "steps": joined.num_steps,
+    parts = {split: summarize([folder / path for path in paths], tasks) for split, paths in shards.items()}
+    splits = {
+        split: {
+            "fingerprint": fingerprint(parts[split]),
+            "episodes": parts[split].episodes,
+            "steps": parts[split].steps,
             "shards": [
                 {
                     "path": path,
-                    "episodes": len(piece),
+                    "episodes": episodes,
                     "bytes": (folder / path).stat().st_size,
                     "sha256": _hash(folder / path),
                 }
-                for path, piece in zip(paths, pieces, strict=True)
+                for path, episodes in zip(paths, parts[split].counts, strict=True)
             ],
         }
+        for split, paths in shards.items()
+    }
     whole = parts[DEFAULT_SPLIT]
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "tasks": list(tasks),
-        "state_dim": whole.states.shape[1],
-        "action_dim": whole.actions.shape[1],
+        "state_dim": whole.state_dim,
+        "action_dim": whole.action_dim,
         "metadata": metadata,
         "splits": splits,
     }
@@ -97,7 +98,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         what = "is not complete (no dataset.json)" if (folder / "data").is_dir() else "holds no dataset"
-        raise DataError(f"{folder}: {what}. Collect it, or collect it to its end, with the command `mtdiff collect`.")
+        how = "Collect it, or collect it to its end, with the command `mtdiff collect`."
+        if (folder / SYNTHESIS).is_file():
+            how = "Write it to its end with the same `mtdiff synthesize`."
+        raise DataError(f"{folder}: {what}. {how}")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["schema_version"] == SCHEMA_VERSION:
@@ -141,7 +145,8 @@ def load(folder: Path, *, split: str = DEFAULT_SPLIT) -> TrajectoryDataset:
     shards = manifest["splits"][split]["shards"]
     for shard in shards:
         if fault := damage(folder, shard):
-            raise DataError(f"{folder / shard['path']}: {fault}. Collect again into this folder to mend it.")
+            how = "Synthesize" if (folder / SYNTHESIS).is_file() else "Collect"
+            raise DataError(f"{folder / shard['path']}: {fault}. {how} again into this folder to mend it.")
     pieces = [read_shard(folder / shard["path"]) for shard in shards]
     named = dict.fromkeys(task for piece in pieces for task in piece.tasks)
     if missing := [task for task in named if task not in manifest["tasks"]]:

@@ -113,7 +113,9 @@ TRAINING_SCHEDULER = Nested(
 """A sampling scheduler: another solver over the noise that the model was trained with."""
 
 SECTIONS: Sections = {
-    "pipeline": ValueSection(annotation=Literal["planner", "synthesizer"], default="planner", doc="What is trained and saved."),
+    "pipeline": ValueSection(
+        annotation=Literal["planner", "synthesizer"], default="planner", doc="What is trained and saved."
+    ),
     "seed": ValueSection(
         annotation=Annotated[int, Ge(0)], default=0, doc="Seed of initial weights, batches and noise."
     ),
