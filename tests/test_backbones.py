@@ -201,7 +201,7 @@ def test_prepared_equals_plain(backbone_spec: Any, encoders: Any, branches: int)
 def test_a_backbone_has_what_a_recipe_and_a_pipeline_rely_on(backbone_spec: Any) -> None:
     part = BACKBONES[backbone_spec["name"]]
     assert "width" in part.arguments
-    assert set(part.runtime) <= {"channels", "horizon", "roles"}
+    assert set(part.runtime) <= {"channels", "horizon", "roles", "pieces"}
     backbone = build_backbone(backbone_spec, build_conditioning())
     assert isinstance(backbone, Backbone)
     assert backbone.config.width == WIDTH

@@ -56,7 +56,8 @@ class Backbone(ModelMixin, ConfigMixin):
 
     A subclass takes keyword arguments only. `width` (C, the width of condition tokens), `channels` (D),
     `horizon` (H) and `roles` are common to all: `width` is named in the recipe, the other three come from the
-    data and the other parts and are declared as runtime arguments at registration.
+    data and the other parts and are declared as runtime arguments at registration. So is `pieces`, for those that
+    treat the pieces of an entry of x apart: name to width, as the representation has them.
 
     Attributes:
         causal: whether an entry of x is predicted from the entries before it alone, so that x may be any
