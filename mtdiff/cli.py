@@ -184,7 +184,8 @@ def train(
     from mtdiff.terminal import print_trained
 
     run = train_recipe(loaded, root=output, resume=resume, restart=restart, workers=workers, init=init)
-    document = {"run": str(run.folder), "pipeline": str(run.pipeline), "reused": run.reused, **run.info}
+    kind = loaded.get("pipeline")
+    document = {"run": str(run.folder), "pipeline": str(run.pipeline), "kind": kind, "reused": run.reused, **run.info}
     if not as_json:
         print_trained(document)
     return document

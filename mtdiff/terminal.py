@@ -149,7 +149,10 @@ def print_trained(document: dict[str, Any]) -> None:
     minutes = document["seconds"] / 60
     out.print(Text(f"{what} {document['updates']} updates in {minutes:.1f} min: loss {document['loss']:.4f}{held_out}"))
     out.print(Text.assemble("run       ", (document["run"], "bold")), soft_wrap=True)
-    out.print(Text.assemble("next      ", (f"mtdiff evaluate {document['run']}", "cyan")), soft_wrap=True)
+    following = f"mtdiff evaluate {document['run']}"
+    if document["kind"] == "synthesizer":
+        following = f"mtdiff synthesize {document['run']} --task TASK --transitions N --out DIR"
+    out.print(Text.assemble("next      ", (following, "cyan")), soft_wrap=True)
 
 
 def print_evaluation(document: dict[str, Any]) -> None:

@@ -70,6 +70,7 @@ def test_faults_vanish_with_competence():
     np.testing.assert_array_equal(wrong.apply(wanted, step=2, last=last, **apply), np.float32([0, 0, 0, -0.4]))
 
 
+@pytest.mark.slow
 def test_competence_decides_about_success():
     source = Collected(quality="near_optimal", trajectories_per_task=15)
     episodes = record(source, 15, "push-v3")
@@ -129,6 +130,7 @@ def test_an_episode_can_be_played_again_from_its_labels(folder):
         assert (np.float32(reward), success) == (old.rewards[t], old.success[t])
 
 
+@pytest.mark.slow
 def test_one_worker_and_damage_lead_to_the_same_dataset(folder, tmp_path, capfd):
     suite, source, path = MetaWorld(**SUITE), Collected(**EXPERT), tmp_path / "d"
     expected = {s: TrajectoryDataset.load(folder, split=s).fingerprint for s in ("trajectories", "prompts")}
@@ -158,6 +160,7 @@ def test_one_worker_and_damage_lead_to_the_same_dataset(folder, tmp_path, capfd)
     assert not list(path.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_finished_shards(tmp_path):
     path, suite, many = tmp_path / "d", {"tasks": ["reach-v3"]}, {"trajectories_per_task": 120, "prompts_per_task": 1}
     script = (

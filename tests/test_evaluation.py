@@ -146,6 +146,7 @@ def test_stopping_at_success_changes_no_success(suite, expert):
     assert all(a.total_reward >= b.total_reward for a, b in zip(full.episodes, expert.episodes, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", ["random", "scripted"])
 def test_workers_rounds_and_neighbours_change_nothing(suite, agent):
     def run(tasks, **changes):
@@ -255,6 +256,7 @@ def renderer() -> None:
         pytest.skip(reason)
 
 
+@pytest.mark.slow
 def test_videos_can_be_decoded_and_are_upright(suite, renderer, capfd):
     import imageio.v3
 
