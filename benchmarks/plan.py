@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from windows import STATE_DIM, numbers
 
-import mtdiff.pipelines.planner as planner
+import mtdiff.pipelines.sampler as sampler
 from mtdiff.compose import compose
 from mtdiff.diffusion import sample
 from mtdiff.pipelines import PlannerAgent, PlannerPipeline
@@ -191,11 +191,11 @@ def stopwatch(pipeline: PlannerPipeline) -> Iterator[dict[str, float]]:
     prepare = pipeline.backbone.prepare
     pipeline.conditioning.branches = timed("conditions", pipeline.conditioning.branches)
     pipeline.backbone.prepare = lambda *a, **k: timed("decode", timed("prefill", prepare)(*a, **k))
-    planner.sample = timed("sample", sample)
+    sampler.sample = timed("sample", sample)
     try:
         yield spent
     finally:
-        planner.sample = sample
+        sampler.sample = sample
         del pipeline.conditioning.branches, pipeline.backbone.prepare
 
 
