@@ -17,7 +17,7 @@ _LARGE = 20.0  # from here on the factor is 1 in single precision, and e^2x is f
 
 
 class Mish(nn.Mish):
-    """x tanh(softplus(x)); float32 on a CPU takes half the time of torch's, with gradients as well.
+    """x tanh(softplus(x)); float32 on a CPU takes less time than torch's, with gradients as well.
 
     With e = e^x and n = e (e + 2), tanh(log(1 + e)) is n / (n + 2): one exponential, and no logarithm.
     """

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mtdiff.errors import DataError
 from mtdiff.verbs import JsonOption, verb_of
 
 app = typer.Typer(
@@ -49,10 +48,7 @@ def make(
     spacing: Literal["contiguous", "even"] = "even" if even else "contiguous"
     prompt, about = make_prompt(source, task=task, length=length, episode=episode, start=start, spacing=spacing)
     path = out or Path(f"{task}.safetensors")
-    try:
-        prompt.save(path, task=task)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}.") from error
+    prompt.save(path, task=task)
     if not as_json:
         outcome = "successful" if about["success"] else "not marked as successful"
         sys.stdout.write(

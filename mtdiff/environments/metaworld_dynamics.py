@@ -40,29 +40,15 @@ class MetaWorldDynamics:
     - velocities at the end of a step (two frames show the mean of the step);
     - the seventh joint of the arm and the tilt of the hand, which matter where the fingers touch something;
     - where the object was when the episode began, in reach, push, pick-place and their like: only rewards need it,
-      and their floor is high in dial-turn (0.7 standard deviations), window-close (0.5), hammer and soccer (0.3),
-      where some depend on what an earlier reset drew; in all other tasks it is at most 0.13, in most 0.01;
+      and their floor is high in dial-turn, window-close, hammer and soccer, where some depend on what an earlier
+      reset drew;
     - the two fingers one by one (their distance is shown, and nothing above 1), the spin of a free object, the place
       of the machine in coffee-pull.
 
-    The floor: squared error of recorded next states over that of copying s as s', the scripted expert with noise,
-    14 episodes and 600 states a task, metaworld 3.1.1. *All* leaves out what is `blurred`; *other actions* are those
-    of another state. An action moves the hand little within its own step, so even they come near.
-
-    | task | all | hand | gripper | object | orientation | other actions |
-    | --- | ---: | ---: | ---: | ---: | ---: | ---: |
-    | reach | 0.025 | 0.032 | 0.078 | 0.052 | (0.37) | 0.069 |
-    | push | 0.009 | 0.022 | 0.004 | 0.064 | (2.2) | 0.014 |
-    | pick-place | 0.001 | 0.004 | 0.002 | 0.004 | (0.46) | 0.008 |
-    | door-open | 0.002 | 0.005 | 0.003 | 0.003 | 0.002 | 0.007 |
-    | drawer-open | 0.002 | 0.006 | 0 | 0.002 | 0 | 0.009 |
-    | button-press-topdown | 0.002 | 0.003 | 0.003 | 0.006 | (tiny) | 0.009 |
-    | door-lock | 0.008 | 0.016 | 0 | 0.016 | 0 | 0.021 |
-    | door-unlock | 0.005 | 0.020 | 0.003 | 0.004 | 0 | 0.012 |
-
-    Orientations of free objects, in parentheses, are `blurred`: reported, and not part of the total. In drawer-open
-    2 % of the states, the first two of an episode, are not restored: there the drawer jumps.
-    Over all 50 tasks, 10 episodes and 250 states each: median 0.004, at most 0.03, but 0.07 in faucet-open.
+    So recorded transitions do not come out exactly either. `mtdiff.evaluation.fidelity` measures that floor beside
+    every error, and `benchmarks/fidelity.py` prints it. An action moves the hand little within its own step, so even
+    the actions of other states come near. Orientations of free objects are `blurred`: reported, and not part of the
+    total. In drawer-open the first two states of an episode are not restored: there the drawer jumps.
 
     Args:
         environment: the task's environment, goal visible, for this object alone.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from mtdiff.data.exact import ExactModel
 from mtdiff.errors import DataError, choices
+from mtdiff.whole import beside, writing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +53,17 @@ class Prompt:
             task: the task's name, kept in the file for people.
 
         Raises:
-            OSError: the file cannot be written.
+            StorageFault: the file cannot be written.
         """
         from safetensors.torch import save as serialize
 
         path = Path(path).expanduser()
         tensors = {"states": self.states.cpu().contiguous(), "actions": self.actions.cpu().contiguous()}
         content = serialize(tensors, metadata={"format": "mtdiff prompt 1", "task": task})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.partial")
-        try:
-            beside.write_bytes(content)
-            os.replace(beside, path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with beside(path) as partial:
+            partial.write_bytes(content)
 
     @classmethod
     def load(cls, path: str | Path) -> Prompt:
