@@ -106,12 +106,12 @@ def test_what_a_state_repeats_is_found_and_written_again() -> None:
     assert pipe.representation.repeats.tolist() == [-1, 0, 2]
     states = pipe(prompt="left", generator=seeds(*range(5))).states
     assert torch.equal(states[:, 1:, 1], states[:, :-1, 0])
-    assert torch.equal(states[:, 1:, 2], states[:, :1, 2].expand(-1, 5))
+    assert torch.equal(states[:, 1:, 2], states[:, :1, 2].expand(-1, 6))
     assert not torch.equal(states[:, 1:, 0], states[:, :-1, 0])
 
 
-@pytest.mark.parametrize(("next_states", "transitions"), [(False, 5), (True, 6)])
-def test_a_sample_is_whole_transitions_inside_the_datas_bounds(next_states: bool, transitions: int) -> None:
+@pytest.mark.parametrize(("next_states", "transitions"), [("none", 5), ("absolute", 6), ("difference", 6)])
+def test_a_sample_is_whole_transitions_inside_the_datas_bounds(next_states: str, transitions: int) -> None:
     data, pipe = walk(0), build({"name": "gpt2"}, next_states=next_states)
     found = pipe(prompt="left", num_samples=40, generator=torch.Generator().manual_seed(0))
     assert found.states.shape == (40, transitions + 1, 3)
@@ -123,14 +123,45 @@ def test_a_sample_is_whole_transitions_inside_the_datas_bounds(next_states: bool
 
 
 def test_a_state_that_is_written_twice_is_the_mean_of_both() -> None:
-    representation = TransitionsRepresentation(horizon=3, next_states=True, state_dim=1, action_dim=1)
+    representation = TransitionsRepresentation(horizon=3, next_states="absolute", state_dim=1, action_dim=1)
     x = torch.tensor([[[0.0, 5, 6, 1], [3, 5, 6, 4], [8, 5, 6, 9]]])  # state, action, reward, next state
     assert representation.decode(x)["states"][0, :, 0].tolist() == [0, 2, 6, 9]
 
 
+def test_a_change_is_carried_in_units_of_its_own_spread() -> None:
+    data = walk(0)
+    normalizer = Normalizer.fit(data, Normalization(), rewards=True)
+    representation = TransitionsRepresentation(horizon=6, state_dim=3, action_dim=1)
+    representation.limit(normalizer, data)
+    window = Windows(data, normalizer, horizon=6, transitions=True).sample(200, torch.Generator().manual_seed(0))
+    x, _ = representation.encode(window)
+    assert x[..., -3].std() == pytest.approx(1, abs=0.1) and not x[..., -1].any(), "the goal never changes"
+    assert ((x >= representation.bounds[:, 0] - 1e-5) & (x <= representation.bounds[:, 1] + 1e-5)).all()
+    torch.testing.assert_close(representation.decode(x)["states"], window["states"], rtol=1e-4, atol=1e-5)
+    blurred = x.clone()
+    blurred[..., :3] += 0.1 * torch.randn(blurred[..., :3].shape, generator=torch.Generator().manual_seed(1))
+    states = normalizer.physical_states(representation.decode(blurred)["states"])
+    real = normalizer.physical_states(window["states"])
+    moved, truly = states[:, 1:, 0] - states[:, :-1, 0], real[:, 1:, 0] - real[:, :-1, 0]
+    inside = (states[:, :, 0] < data.states[:, 0].max()) & (states[:, :, 0] > data.states[:, 0].min())
+    inside = inside[:, 1:] & inside[:, :-1]
+    torch.testing.assert_close(moved[inside], truly[inside], rtol=1e-4, atol=1e-4)
+
+
+def test_the_first_state_keeps_the_velocity_that_was_sampled() -> None:
+    data = walk(0)
+    representation = TransitionsRepresentation(horizon=2, state_dim=3, action_dim=1)
+    representation.limit(Normalizer.fit(data, Normalization(), rewards=True), data)
+    # Where it is, where it was (by a first guess), the goal; it was sampled to have moved by 0.5 before.
+    states = torch.tensor([[[2.0, 1.0, 9.0], [2.3, 1.5, 9.0], [2.2, 1.8, 9.0]]])
+    found = representation.repeat(states)
+    torch.testing.assert_close(found[0, :, 1], torch.tensor([1.5, 2.0, 2.3]))
+    assert torch.equal(found[..., [0, 2]], states[..., [0, 2]])
+
+
 def test_weights_are_those_of_the_channels() -> None:
     arguments = {"state_weight": 2.0, "action_weight": 0.5, "reward_weight": 3.0, "state_dim": 2, "action_dim": 1}
-    representation = TransitionsRepresentation(horizon=2, next_states=True, **arguments)
+    representation = TransitionsRepresentation(horizon=2, next_states="absolute", **arguments)
     window = {"states": torch.randn(4, 3, 2), "actions": torch.randn(4, 2, 1), "rewards": torch.randn(4, 2, 1)}
     x, weight = representation.encode(window)
     assert x.shape == (4, 2, 6) and weight[0, 1].tolist() == [2, 2, 0.5, 3, 2, 2]
@@ -167,7 +198,7 @@ def test_keys_and_values_that_are_shared_give_what_the_plain_network_gives(backb
 
 
 def test_split_tokens_share_the_layers_of_states_and_see_no_later_piece() -> None:
-    pipe = build({"name": "gpt2", "split_tokens": True}, next_states=True)
+    pipe = build({"name": "gpt2", "split_tokens": True}, next_states="absolute")
     net = pipe.backbone
     assert set(net.embed.layers) == {"states", "actions", "rewards"}
     assert len(net.positions) == 3 + 1 + 4 * 6
@@ -180,7 +211,7 @@ def test_split_tokens_share_the_layers_of_states_and_see_no_later_piece() -> Non
 
 
 def test_it_is_saved_and_loaded_in_every_way(tmp_path: Any) -> None:
-    pipe = build({"name": "gpt2", "split_tokens": True}, next_states=True)
+    pipe = build({"name": "gpt2", "split_tokens": True}, next_states="absolute")
     pipe.save_pretrained(tmp_path)
     expected = pipe(prompt="left", generator=seeds(3, 4))
     for load in (mtdiff.load, DiffusionPipeline.from_pretrained, SynthesizerPipeline.from_pretrained):
@@ -221,7 +252,7 @@ def test_recipes_that_mix_the_two_kinds_are_refused(tmp_path: Any) -> None:
             "transitions"),
         (mine + "conditioning: {history: history}", "conditioning.history: must be null, because a synthesizer is told "
             "its task alone, got history"),
-        (mine + "representation: {horizon: 1}", "representation.horizon: must be at least 2, got 1"),
+        (mine + "representation: {horizon: 1, next_states: none}", "representation.horizon: must be at least 2, got 1"),
         (mine + "backbone: {split_tokens: true, actions_per_token: 2}", "backbone.split_tokens: must be false where "
             "actions_per_token is not 1, got 2"),
     ):  # fmt: skip

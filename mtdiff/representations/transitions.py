@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mtdiff.data.normalizer import Normalizer
     from mtdiff.data.trajectories import TrajectoryDataset
 
+_LEAST_CHANGE = 1e-5  # in model space; what changes less is constant but for rounding
+
 
 @REPRESENTATIONS.register("transitions", runtime=("state_dim", "action_dim"))
 class TransitionsRepresentation(Representation):
@@ -27,11 +29,16 @@ class TransitionsRepresentation(Representation):
     In some environments a state repeats numbers of the one before: Meta-World's holds the previous frame and the
     goal. Which ones is found in the data, and sampled states repeat them exactly.
 
+    What a step changes is small beside what states differ by, so a sampled state that is off by a hundredth of the
+    data's spread hides the whole step. "difference" gives the change channels of its own, in units of its own spread:
+    a sample's first state is taken as it is, and each later one is the one before and the change.
+
     Args:
-        horizon: H, steps, at least 2.
-        next_states: diffuse each step's next state too, as the released code does. A sample is then H transitions, and
-            a state that is written down twice becomes the mean of both; otherwise H - 1 (the paper).
-        state_weight: loss weight of the states' channels, at least 0.
+        horizon: H, steps; at least 1, or 2 where "none" leaves a step without its next state.
+        next_states: what an entry says of the state after its own: "difference", s_{t+1} - s_t; "absolute", s_{t+1}
+            itself (the released code), where a state that is written down twice becomes the mean of both; or "none"
+            (the paper), and then a sample is H - 1 transitions instead of H.
+        state_weight: loss weight of the states' channels, next states among them, at least 0.
         action_weight: likewise, of the actions'.
         reward_weight: likewise, of the rewards'.
         state_dim: O, from the data.
@@ -39,17 +46,19 @@ class TransitionsRepresentation(Representation):
 
     Attributes:
         repeats: (O,), for every number of a state the number of the state before that it repeats, or -1.
+        difference_scale: (O,), spread of s_{t+1} - s_t in model space; 1 for numbers that never change.
     """
 
     pipeline: ClassVar[Literal["planner", "synthesizer"]] = "synthesizer"
     repeats: Tensor
+    difference_scale: Tensor
 
     @register_to_config
     def __init__(
         self,
         *,
         horizon: int = 32,
-        next_states: bool = False,
+        next_states: Literal["none", "absolute", "difference"] = "difference",
         state_weight: float = 1.0,
         action_weight: float = 1.0,
         reward_weight: float = 1.0,
@@ -57,8 +66,9 @@ class TransitionsRepresentation(Representation):
         action_dim: int,
     ):
         super().__init__()
-        if horizon < 2:
-            raise ValueError(f"horizon: must be at least 2, got {horizon}")
+        least = 2 if next_states == "none" else 1
+        if horizon < least:
+            raise ValueError(f"horizon: must be at least {least}, got {horizon}")
         weights = {"state": state_weight, "action": action_weight, "reward": reward_weight}
         for name, weight in weights.items():
             if not 0 <= weight < float("inf"):
@@ -68,12 +78,14 @@ class TransitionsRepresentation(Representation):
         self.horizon, self.channels = horizon, sum(self.pieces.values())
         self._set_bounds(None)
         self.register_buffer("repeats", torch.full((state_dim,), -1))
+        self.register_buffer("difference_scale", torch.ones(state_dim))
 
     @property
     def pieces(self) -> dict[str, int]:
         state_dim, action_dim = self.config.state_dim, self.config.action_dim
         pieces = {"states": state_dim, "actions": action_dim, "rewards": 1}
-        return {**pieces, "next_states": state_dim} if self.config.next_states else pieces
+        of = {"none": {}, "absolute": {"next_states": state_dim}, "difference": {"differences": state_dim}}
+        return {**pieces, **of[self.config.next_states]}
 
     def window(self) -> dict[str, Any]:
         return {"transitions": True}
@@ -91,13 +103,18 @@ class TransitionsRepresentation(Representation):
             "rewards": [normalizer.rewards(end) for end in (rewards.amin(0), rewards.amax(0))],
         }
         ends["next_states"] = ends["states"]
-        self.bounds.copy_(torch.cat([torch.stack(ends[name], dim=-1) for name in self.pieces]))
         rows = np.flatnonzero(acting)
+        if self.config.next_states == "difference":
+            low, high, spread = _changes(normalizer.states(states), rows)
+            self.difference_scale.copy_(torch.where(spread > _LEAST_CHANGE, spread, torch.ones_like(spread)))
+            ends["differences"] = [low / self.difference_scale, high / self.difference_scale]
+        self.bounds.copy_(torch.cat([torch.stack(ends[name], dim=-1) for name in self.pieces]))
         self.repeats.copy_(torch.from_numpy(repeated(dataset.states, rows)))
 
     def encode(self, window: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         states = window["states"]  # (B, H + 1, O)
-        fields = {**window, "states": states[:, :-1], "next_states": states[:, 1:]}
+        changes = (states[:, 1:] - states[:, :-1]) / self.difference_scale
+        fields = {**window, "states": states[:, :-1], "next_states": states[:, 1:], "differences": changes}
         x = torch.cat([fields[name] for name in self.pieces], dim=-1)
         of = {"actions": self.config.action_weight, "rewards": self.config.reward_weight}
         weights = [torch.full((width,), of.get(name, self.config.state_weight)) for name, width in self.pieces.items()]
@@ -107,18 +124,36 @@ class TransitionsRepresentation(Representation):
         """Return states (B, T + 1, O), actions (B, T, A) and rewards (B, T, 1), with T = H or H - 1."""
         parts = dict(zip(self.pieces, x.split(list(self.pieces.values()), dim=-1), strict=True))
         states = parts["states"]
-        if (led := parts.get("next_states")) is None:
+        if self.config.next_states == "none":
             return {"states": states, "actions": parts["actions"][:, :-1], "rewards": parts["rewards"][:, :-1]}
-        both = torch.cat([states[:, :1], (states[:, 1:] + led[:, :-1]) / 2, led[:, -1:]], dim=1)
+        if self.config.next_states == "absolute":
+            led = parts["next_states"]
+            both = torch.cat([states[:, :1], (states[:, 1:] + led[:, :-1]) / 2, led[:, -1:]], dim=1)
+        else:
+            low, high = self.bounds[: states.shape[-1]].unbind(dim=-1)
+            walked = states[:, :1] + (parts["differences"] * self.difference_scale).cumsum(dim=1)
+            both = torch.cat([states[:, :1], walked.clamp(low, high)], dim=1)
         return {"states": both, "actions": parts["actions"], "rewards": parts["rewards"]}
 
     def repeat(self, states: Tensor) -> Tensor:
-        """Write what a state repeats of the one before into states (B, T + 1, O) in physical units; returns a copy."""
+        """Write what a state repeats of the one before into states (B, T + 1, O) in physical units; returns a copy.
+
+        With differences, what the first state repeats of one that is not shown moves with what repeats it, so that
+        its change is the one that was sampled: a velocity seen over two frames stays what it was.
+        """
         states, to = states.clone(), (self.repeats >= 0).nonzero()[:, 0]
         source = self.repeats[to]
+        if self.config.next_states == "difference":
+            states[:, 0, to] += states[:, 0, source] - states[:, 1, to]
         for step in range(1, states.shape[1]):
             states[:, step, to] = states[:, step - 1, source]
         return states
+
+
+def _changes(states: Tensor, rows: NDArray[np.intp]) -> tuple[Tensor, Tensor, Tensor]:
+    """Smallest, largest and spread of s' - s over rows, per number."""
+    changes = states[rows + 1] - states[rows]
+    return changes.amin(0), changes.amax(0), changes.std(0, correction=0)
 
 
 def repeated(states: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.int64]:
