@@ -68,7 +68,7 @@ def collect(
     folder = Path(folder)
     settings = {"suite": suite.describe(), "data": source.describe()}
     versions = {**suite.versions(), "mtdiff": _version("mtdiff"), "numpy": _version("numpy")}
-    for split in source.episodes():
+    for split in source.episodes(suite.tasks[0]):
         source.limit(suite, split)  # refuse impossible lengths before any work
     plan = _plan(suite, source, storage.EPISODES_PER_SHARD)
     complete = (folder / storage.MANIFEST).is_file()
@@ -104,7 +104,7 @@ def _plan(suite: Suite, source: Recorder, size: int) -> list[_Shard]:
     return [
         _Shard(shard_name(split, task, number), task, split, range(start, min(start + size, count)))
         for task in suite.tasks  # a task's prompts right after its episodes, while its simulator is warm
-        for split, count in source.episodes().items()
+        for split, count in source.episodes(task).items()
         for number, start in enumerate(range(0, count, size))
     ]
 

@@ -102,6 +102,20 @@ def test_sub_optimal_is_the_first_half_of_near_optimal():
         assert a.labels | {"quality": ""} == b.labels | {"quality": ""}
 
 
+def test_a_task_of_which_little_is_to_be_known(tmp_path):
+    shared = {"quality": "near_optimal", "steps": 5, "prompts_per_task": 1}
+    source = Collected(**shared, trajectories_per_task=4, fewer={"reach-v3": 2})
+    collect(suite=MetaWorld(**SUITE), source=source, folder=tmp_path / "mixed", workers=1, progress=False)
+    data = TrajectoryDataset.load(tmp_path / "mixed")
+    assert {row["task"]: row["episodes"] for row in data.summary()} == {"reach-v3": 2, "button-press-topdown-v3": 4}
+    assert data.of_task("reach-v3").labels["competence"] == [0.0, 1.0], "its ladder is as wide"
+    alone = record(Collected(**shared, trajectories_per_task=2), 2)
+    for row, episode in enumerate(alone):
+        np.testing.assert_array_equal(data.of_task("reach-v3")[row].states, episode.states)
+    with pytest.raises(DataError, match="^data.fewer: unknown task 'push-v3'"):
+        collect(suite=MetaWorld(**SUITE), source=Collected(fewer={"push-v3": 2}), folder=tmp_path / "x")
+
+
 def test_experts_and_prompts(folder):
     data, prompts = TrajectoryDataset.load(folder), TrajectoryDataset.load(folder, split="prompts")
     assert (len(data), len(prompts), data.tasks) == (54, 4, ["reach-v3", "button-press-topdown-v3"])

@@ -46,6 +46,8 @@ class Collected:
         prompt_min_steps: such an episode goes on after success until it has this many steps.
         max_attempts: an expert or prompt episode that failed so often is an error.
         seed: goals and noise follow from it, the task and the number of the episode.
+        fewer: how many episodes of a task instead, for tasks of which little is to be known:
+            `{push-v3: 20}`. The ladder of qualities is as wide with fewer.
 
     Raises:
         RecipeError: a number out of its range.
@@ -72,6 +74,7 @@ class Collected:
         prompt_min_steps: int = 20,
         max_attempts: int = 20,
         seed: int = 0,
+        fewer: dict[str, int] | None = None,
     ) -> None:
         self._arguments = {key: value for key, value in locals().items() if key != "self"}
         self._arguments["stall_steps"] = list(stall_steps)
@@ -84,6 +87,10 @@ class Collected:
         for key, value in (("fault_stall", fault_stall), ("fault_gripper", fault_gripper)):
             if value > 1:
                 raise RecipeError(f"data.{key}: a probability is at most 1, got {value}.")
+        for task, count in (fewer or {}).items():
+            if not 1 <= count <= trajectories_per_task:
+                allowed = f"between 1 and trajectories_per_task={trajectories_per_task}"
+                raise RecipeError(f"data.fewer: episodes of {task} should be {allowed}, got {count}.")
         if not 0 <= stall_steps[0] <= stall_steps[1]:
             raise RecipeError(f"data.stall_steps: should be two numbers in order, at least 0, got {list(stall_steps)}.")
         self.trajectories_per_task, self.prompts_per_task = trajectories_per_task, prompts_per_task
@@ -94,22 +101,25 @@ class Collected:
         self.steps = steps
         self.stop_on_success = quality == "expert" if stop_on_success is None else stop_on_success
         self.steps_after_success, self.prompt_min_steps = steps_after_success, prompt_min_steps
-        self.max_attempts, self.seed = max_attempts, seed
+        self.max_attempts, self.seed, self.fewer = max_attempts, seed, dict(fewer or {})
 
     def describe(self) -> dict[str, Any]:
         """Return the name and arguments as given."""
         return {"name": self.name, **self._arguments}
 
-    def episodes(self) -> dict[str, int]:
-        """Return how many episodes of each task each split has."""
-        return {"trajectories": self.trajectories_per_task, "prompts": self.prompts_per_task}
+    def episodes(self, task: str) -> dict[str, int]:
+        """Return how many episodes of a task each split has."""
+        return {"trajectories": self.fewer.get(task, self.trajectories_per_task), "prompts": self.prompts_per_task}
 
     def limit(self, suite: Suite, split: str) -> int:
         """Return the longest episode's steps.
 
         Raises:
-            DataError: more than the suite allows.
+            DataError: more than the suite allows, or `fewer` names a task that the suite has not.
         """
+        for task in self.fewer:
+            if task not in suite.tasks:
+                raise DataError(f"data.fewer: {choices('task', task, suite.tasks)}")
         if split == "prompts" or (self.steps is None and self.quality == "expert"):
             return suite.max_steps
         steps = self.steps or min(LADDER_STEPS, suite.max_steps)
@@ -137,7 +147,7 @@ class Collected:
         for attempt in range(self.max_attempts if must_succeed else 1):
             seed = seed_of(self.seed, "prompts" if prompt else "data", environment.task, episode, attempt)
             rng = np.random.default_rng([seed, 1])  # the environment draws its goal from [seed]
-            c = 1.0 if prompt else competence(self.quality, episode, self.trajectories_per_task)
+            c = 1.0 if prompt else competence(self.quality, episode, self.episodes(environment.task)["trajectories"])
             faults = self._faults(rng, suite, c, prompt=prompt)
             origin = {"episode": episode, "quality": "prompt" if prompt else self.quality, "competence": c}
             trajectory = self._run(suite, environment, demonstrator, faults, rng, seed, split, origin, attempt)

@@ -38,8 +38,8 @@ class Recorder(Source, Protocol):
 
     seed: int
 
-    def episodes(self) -> dict[str, int]:
-        """Return how many episodes of each task each split has."""
+    def episodes(self, task: str) -> dict[str, int]:
+        """Return how many episodes of a task each split has."""
         ...
 
     def limit(self, suite: Suite, split: str) -> int:
