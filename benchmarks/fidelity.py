@@ -19,37 +19,25 @@ import torch
 from measure import parse, table, write
 
 import mtdiff
+from mtdiff.augmentations import RAD, S4RL, Augmentation, SynthesizerAugmentation
 from mtdiff.data.trajectories import TrajectoryDataset
 from mtdiff.environments.dynamics import dynamics_of
 from mtdiff.evaluation.fidelity import fidelity
-from mtdiff.learners import RAD, S4RL, TD3BC, train_learner
-from mtdiff.pipelines import SynthesizerPipeline
+from mtdiff.learners import TD3BC, train_learner
 from mtdiff.runs import Run
 
 Transitions = dict[str, np.ndarray]
 
 
-def synthesized(pipeline: SynthesizerPipeline, task: str, count: int, seed: int) -> Transitions:
-    """At least `count` transitions, all prompts of the task shown in turn."""
-    generator, prompts = torch.Generator().manual_seed(seed), pipeline.prompts[task]
-    length = pipeline(prompt=prompts[0], generator=generator).actions.shape[1]
-    each = -(-count // (length * len(prompts)))
-    parts = [pipeline(prompt=prompt, num_samples=each, generator=generator) for prompt in prompts]
-    states, actions = (torch.cat([getattr(part, name) for part in parts]) for name in ("states", "actions"))
-    found = {"state": states[:, :-1], "action": actions, "next_state": states[:, 1:]}
-    flat = {name: value.flatten(0, 1).numpy() for name, value in found.items()}
-    return {**flat, "reward": torch.cat([part.rewards for part in parts]).flatten().numpy()}
-
-
-def augmented(augment: RAD | S4RL, real: Transitions, updates: int, seed: int) -> Transitions:
-    """All transitions of `real`, augmented; S4RL after `updates` of its critic."""
+def changed(augmentation: Augmentation, real: Transitions, updates: int, seed: int) -> Transitions:
+    """All transitions of `real` as a learner sees them; S4RL after `updates` of its critic."""
     learner = TD3BC(state_dim=real["state"].shape[1], action_dim=real["action"].shape[1], seed=seed)
-    if isinstance(augment, S4RL):
+    if isinstance(augmentation, S4RL):
         train_learner(learner, real, updates=updates, seed=seed)
     else:
         learner.begin(real["state"], updates=1)
     batch = {name: torch.from_numpy(real[name]) for name in ("state", "action", "reward", "next_state")}
-    return {name: value.numpy() for name, value in augment(learner, batch).items()}
+    return {name: value.numpy() for name, value in augmentation.change(learner, batch).items()}
 
 
 def cells(name: str, row: dict[str, Any]) -> list[str]:
@@ -76,13 +64,13 @@ def main() -> None:
         mine = data.of_task(task)
         halves = [mine.subset(np.arange(first, len(mine), 2)).transitions() for first in (0, 1)]
         begun = time.process_time()
-        made = synthesized(pipeline, task, options.samples, options.seed)
+        made = SynthesizerAugmentation(pipeline=pipeline).write(mine, options.samples, seed=options.seed)
         seconds = time.process_time() - begun
         sources = {
             "real, the other half": halves[1],
-            "MTDiff-S": made,
-            "RAD": augmented(RAD(), halves[1], options.critic_updates, options.seed),
-            "S4RL": augmented(S4RL(), halves[1], options.critic_updates, options.seed),
+            run.info["name"]: made,
+            "RAD": changed(RAD(), halves[1], options.critic_updates, options.seed),
+            "S4RL": changed(S4RL(), halves[1], options.critic_updates, options.seed),
         }
         dynamics = dynamics_of(run.recipe.build("suite"), task)
         for name, transitions in sources.items():

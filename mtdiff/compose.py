@@ -13,11 +13,12 @@ from mtdiff.data.normalizer import Normalization, Normalizer
 from mtdiff.data.windows import PromptWindows, Windows
 from mtdiff.errors import RecipeError
 from mtdiff.pipelines import PIPELINES
+from mtdiff.pipelines.maps import maps_of
 from mtdiff.pipelines.prompts import Prompt, PromptLibrary
 from mtdiff.pipelines.sampler import SamplerPipeline
 from mtdiff.pipelines.sampling import Sampling
-from mtdiff.registry import BACKBONES, REPRESENTATIONS, SCHEDULERS
-from mtdiff.schedulers.vp import SCHEDULE_ARGUMENTS
+from mtdiff.registry import BACKBONES, CONDITIONING, REPRESENTATIONS, SCHEDULERS, SUITES
+from mtdiff.schedulers.noise import over_noise
 
 if TYPE_CHECKING:
     from mtdiff.data.trajectories import TrajectoryDataset
@@ -47,6 +48,7 @@ def compose(
             action_dim=action_dim,
             width=values["backbone"]["width"],
             tasks=dataset.tasks,
+            map_shape=_map_shape(values),
         )
         representation = REPRESENTATIONS.build(values["representation"], state_dim=state_dim, action_dim=action_dim)
         representation.limit(normalizer, dataset)
@@ -58,7 +60,7 @@ def compose(
             pieces=representation.pieces,
         )
     sampling = dict(values["sampling"])
-    library = _library(conditioning, dataset.tasks, prompts, sampling.pop("prompts_per_task"), values["seed"])
+    library = prompt_library(conditioning, dataset.tasks, prompts, sampling.pop("prompts_per_task"), values["seed"])
     training_scheduler = SCHEDULERS.build(values["scheduler"])
     pipeline = kind(
         backbone=backbone,
@@ -88,6 +90,7 @@ def windows(
         prompts=prompts,
         device=device,
         returns_of=returns_of,
+        maps=_maps(pipeline, dataset.tasks),
         **pipeline.representation.window(),
         **pipeline.conditioning.window(),
     )
@@ -106,24 +109,45 @@ def set_sampling(pipeline: SamplerPipeline, changes: Mapping[str, Any]) -> None:
     Sampling(**changes)
     changes = {key: value for key, value in changes.items() if key in (*pipeline.settings(), "scheduler")}
     if "scheduler" in changes:
-        part, known = changes.pop("scheduler"), pipeline.scheduler.config
-        scheduler = SCHEDULERS.build(part or "ddpm")
-        same = ("trained_betas", "num_train_timesteps", "prediction_type")
-        pipeline.scheduler = type(scheduler).from_config({**scheduler.config, **{key: known[key] for key in same}})
+        part = changes.pop("scheduler")
+        pipeline.scheduler = over_noise(SCHEDULERS.build(part or "ddpm"), pipeline.scheduler)
     pipeline.register_to_config(**changes)
 
 
 def sampling_scheduler(part: Mapping[str, Any] | None, training: Mapping[str, Any]) -> Any:
-    """Build the scheduler that samples: `part` over the noise schedule of training, or training's own."""
-    if part is None:
-        return SCHEDULERS.build(training)
-    return SCHEDULERS.build({**part, **{key: training[key] for key in SCHEDULE_ARGUMENTS}})
+    """Build the scheduler that samples: `part` over the noise of training, or training's own."""
+    trained = SCHEDULERS.build(training)
+    return trained if part is None else over_noise(SCHEDULERS.build(part), trained)
 
 
-def _library(
+def _map_shape(values: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns of the suite's maps, if a condition shows them."""
+    shown = any("map_shape" in CONDITIONING[spec["name"]].runtime for spec in values["conditioning"].values())
+    return getattr(SUITES.build(values["suite"]), "map_shape", None) if shown else None
+
+
+def _maps(pipeline: SamplerPipeline, tasks: list[str]) -> np.ndarray | None:
+    """The tasks' maps (tasks, R, C), if a condition shows them."""
+    if pipeline.conditioning.reading("map") is None:
+        return None
+    return np.stack(list(maps_of(pipeline, tasks).values()))
+
+
+def prompt_library(
     conditioning: Conditioning, tasks: list[str], prompts: TrajectoryDataset | None, count: int, seed: int
 ) -> PromptLibrary:
-    """Cut `count` prompts per task, spread over the demonstrations, at seeded places."""
+    """Cut `count` prompts per task, spread over the demonstrations, at seeded places.
+
+    Args:
+        conditioning: says how long a prompt is, and how its steps are spaced.
+        tasks: of the demonstrations.
+        prompts: the demonstrations.
+        count: prompts of each task.
+        seed: of the places.
+
+    Returns:
+        The library; empty if no condition reads prompts.
+    """
     needs = conditioning.window()
     if "prompt" not in needs or prompts is None:
         return PromptLibrary()

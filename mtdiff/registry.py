@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 __all__ = [
-    "BACKBONES", "CONDITIONING", "DATA", "LEARNERS", "REGISTRIES", "REPRESENTATIONS", "SCHEDULERS", "SUITES",
-    "Argument", "Nested", "Part", "PartSpec", "Registry",
+    "AUGMENTATIONS", "BACKBONES", "CONDITIONING", "DATA", "LEARNERS", "REGISTRIES", "REPRESENTATIONS", "SCHEDULERS",
+    "SUITES", "Argument", "Nested", "Part", "PartSpec", "Registry",
 ]  # fmt: skip
 
 Target = TypeVar("Target", bound=Callable[..., Any])
@@ -197,6 +197,7 @@ REPRESENTATIONS = Registry("representation", "mtdiff.representations")
 SUITES = Registry("suite", "mtdiff.environments")
 DATA = Registry("data", "mtdiff.data.sources")
 LEARNERS = Registry("learner", "mtdiff.learners")
+AUGMENTATIONS = Registry("augmentation", "mtdiff.augmentations")
 
 REGISTRIES: dict[str, Registry] = {
     "backbones": BACKBONES,
@@ -206,4 +207,5 @@ REGISTRIES: dict[str, Registry] = {
     "suites": SUITES,
     "data": DATA,
     "learners": LEARNERS,
+    "augmentations": AUGMENTATIONS,
 }

@@ -24,7 +24,6 @@ from mtdiff.registry import (
     PartSpec,
     Registry,
 )
-from mtdiff.schedulers.vp import SCHEDULE_ARGUMENTS
 
 Values = dict[str, Any]
 Found = Iterator[tuple[str, str]]
@@ -32,8 +31,7 @@ Found = Iterator[tuple[str, str]]
 MEASURES = {
     "backbone": ("width",),
     "representation": ("horizon",),
-    "scheduler": SCHEDULE_ARGUMENTS,
-    "sampling.scheduler": SCHEDULE_ARGUMENTS,
+    "scheduler": ("num_train_timesteps",),
 }
 """Arguments that every part of a section takes, because other parts are built or checked by them."""
 
@@ -42,6 +40,7 @@ MEASURES = {
 def parts_can_be_built(values: Values) -> Found:
     """Every part accepts its arguments, and the backbone fits the representation and the conditions."""
     from mtdiff.conditioning.encoder import Role
+    from mtdiff.schedulers.noise import over_noise
 
     faults = list(_unmeasured(values))
     if faults:
@@ -51,10 +50,9 @@ def parts_can_be_built(values: Values) -> Found:
         with _collect(faults, section):
             registry.build(values[section])
     solver = values["sampling"]["scheduler"]
-    if solver is not None and not any(section == "scheduler" for section, _ in faults):
-        noise = {key: values["scheduler"][key] for key in SCHEDULE_ARGUMENTS}
+    if solver is not None and not any(section.startswith("scheduler") for section, _ in faults):
         with _collect(faults, "sampling.scheduler"):
-            SCHEDULERS.build({**solver, **noise})
+            over_noise(SCHEDULERS.build(solver), SCHEDULERS.build(values["scheduler"]))
     roles = [
         Role(name=name, num_tokens=part.num_tokens, lifetime=part.lifetime, added=part.added)
         for name, part in _encoders(values, faults).items()
@@ -82,6 +80,22 @@ def pipeline_samples_what_is_diffused(values: Values) -> Found:
         if {"history", "return"} & set(part.reads):
             name = values["conditioning"][role]["name"]
             yield f"conditioning.{role}", f"must be null, because a synthesizer is told its task alone, got {name}"
+
+
+@rule
+def what_is_written_belongs_to_a_task(values: Values) -> Found:
+    """A synthesizer that is not told the task learns a single one."""
+    if values["pipeline"] != "synthesizer" or any(_unmeasured(values)):
+        return
+    faults: list[tuple[str, str]] = []
+    reads = {field for part in _encoders(values, faults).values() for field in part.reads}
+    tasks = _sizes(values)["num_tasks"]
+    if not faults and tasks > 1 and not reads & {"prompt_states", "task"}:
+        yield (
+            "conditioning",
+            f"must tell a synthesizer the task, because it learns {tasks} and what it writes would belong to none of "
+            "them. Give conditioning.task an encoder, or name a single task in suite.tasks",
+        )
 
 
 @rule
@@ -116,7 +130,7 @@ def sampling_fits_training(values: Values) -> Found:
             f"must be at most scheduler.num_train_timesteps={timesteps}, got {sampling['num_inference_steps']}",
         )
     horizon = values["representation"].get("horizon", sampling["execute"])
-    if sampling["execute"] > horizon:
+    if values["pipeline"] == "planner" and sampling["execute"] > horizon:
         yield "sampling.execute", f"must be at most representation.horizon={horizon}, got {sampling['execute']}"
     withheld = [role for role, part in values["conditioning"].items() if part.get("dropout")]
     if sampling["guidance_scale"] != 1.0 and not withheld:
@@ -131,14 +145,14 @@ def sampling_fits_training(values: Values) -> Found:
 @rule
 def scheduler_can_sample(values: Values) -> Found:
     """The scheduler that samples can do so in this many timesteps: not every solver can space every number."""
+    from mtdiff.compose import sampling_scheduler
     from mtdiff.schedulers.solver import probe
 
     count, training = values["sampling"]["num_inference_steps"], values["scheduler"]
     if any(_unmeasured(values)) or count > training["num_train_timesteps"]:
         return
-    spec = values["sampling"]["scheduler"] or training
     try:
-        scheduler = SCHEDULERS.build({**spec, **{key: training[key] for key in SCHEDULE_ARGUMENTS}})
+        scheduler = sampling_scheduler(values["sampling"]["scheduler"], training)
     except (ValueError, MTDiffError):
         return  # said by `parts_can_be_built`
     try:
@@ -207,23 +221,21 @@ def _unmeasured(values: Values) -> Found:
     """Parts, of others, that lack an argument which the rest of a recipe is built by."""
     for section, needed in MEASURES.items():
         registry = {"backbone": BACKBONES, "representation": REPRESENTATIONS}.get(section, SCHEDULERS)
-        spec = values["sampling"]["scheduler"] if section == "sampling.scheduler" else values[section]
-        if spec is None:
-            continue
-        part = registry[spec["name"]]
+        part = registry[values[section]["name"]]
         missing = [key for key in needed if key not in part.arguments]
         if missing:
             yield section, f"'{part.name}' must take {', '.join(missing)}, as every {part.kind} does"
 
 
-def _sizes(values: Values) -> dict[str, int]:
+def _sizes(values: Values) -> dict[str, Any]:
     """Widths to try parts with. An unknown suite must not hide what else is wrong: then any width serves."""
+    dims: tuple[Any, ...]
     try:
         suite = SUITES.build(values["suite"])
-        dims = suite.state_dim, suite.action_dim, len(suite.tasks)
+        dims = suite.state_dim, suite.action_dim, len(suite.tasks), getattr(suite, "map_shape", None)
     except MTDiffError:
-        dims = 1, 1, 1
-    sizes = dict(zip(("state_dim", "action_dim", "num_tasks"), dims, strict=True))
+        dims = 1, 1, 1, (3, 3)
+    sizes = dict(zip(("state_dim", "action_dim", "num_tasks", "map_shape"), dims, strict=True))
     return {**sizes, "width": values["backbone"]["width"]}
 
 

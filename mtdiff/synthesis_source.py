@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mtdiff.compose import set_sampling
 from mtdiff.errors import DataError, MTDiffError, RecipeError, choices, closest
-from mtdiff.hub import load, pipeline_folder
+from mtdiff.hub import Source as Given
+from mtdiff.hub import fetch, load, name_of, trusted
 from mtdiff.pipelines.prompts import Prompt
 from mtdiff.pipelines.synthesizer import SynthesizerOutput, SynthesizerPipeline
 from mtdiff.prompting import show_prompts
@@ -48,9 +49,7 @@ class Source:
     @property
     def length(self) -> int:
         """T, transitions of a sample."""
-        representation = self.pipeline.representation
-        empty = torch.zeros(1, representation.horizon, representation.channels, device=representation.bounds.device)
-        return representation.decode(empty)["actions"].shape[1]
+        return self.pipeline.transitions
 
     def draw(self, task: str, prompt: int, count: int, noise: torch.Generator) -> SynthesizerOutput:
         """Sample `count` pieces of episodes of a task, all shown the same prompt of it."""
@@ -101,7 +100,7 @@ class Source:
 
 
 def read_source(
-    given: str | Path,
+    given: Given,
     *,
     tasks: Sequence[str],
     prompts: Mapping[str, Sequence[str | Path]],
@@ -127,11 +126,11 @@ def read_source(
                 f"command line: {override}: a synthesis can change sampling, got {section}. "
                 "Anything else needs training"
             )
-    folder = pipeline_folder(given)
-    kept = folder / "recipe.yaml" if folder else None
+    folder = fetch(given)
+    kept = folder / "recipe.yaml"
     # Before the pipeline, whose parts it may have to import.
-    recipe = load_recipe(kept, overrides) if kept and kept.is_file() else None
-    pipeline = load(given)
+    recipe = load_recipe(kept, overrides) if kept.is_file() else None
+    pipeline = load(folder, trust_remote_code=trusted(given))
     kind = getattr(pipeline, "kind", type(pipeline).__name__)
     if kind != "synthesizer":
         evaluate = f"; `mtdiff evaluate {given}` lets it act" if kind == "planner" else ""
@@ -139,8 +138,8 @@ def read_source(
             f"{given}: is a {kind}, and only a synthesizer writes data{evaluate}. Train a synthesizer with a recipe "
             "that extends presets/synthesizer, such as `mtdiff train metaworld/synthesizer_mt10`"
         )
-    name, digest = (folder.name if folder else str(given)), recipe.hash() if recipe else None
-    if folder and (folder.parent / "run.json").is_file():
+    name, digest = name_of(given, folder), recipe.hash() if recipe else None
+    if (folder.parent / "run.json").is_file():
         from mtdiff.runs import Run
 
         info = Run(folder.parent).info

@@ -1,6 +1,5 @@
 """Learners of offline reinforcement learning by name: what data, real or synthetic, are worth to a policy."""
 
-from mtdiff.learners.augmentations import RAD, S4RL
 from mtdiff.learners.batches import Batches, Transitions
 from mtdiff.learners.iql import IQL
 from mtdiff.learners.learner import Learner, LearnerAgent
@@ -8,5 +7,5 @@ from mtdiff.learners.td3_bc import TD3BC
 from mtdiff.learners.train import return_scale, train_learner
 
 __all__ = [
-    "IQL", "RAD", "S4RL", "TD3BC", "Batches", "Learner", "LearnerAgent", "Transitions", "return_scale", "train_learner",
+    "IQL", "TD3BC", "Batches", "Learner", "LearnerAgent", "Transitions", "return_scale", "train_learner",
 ]  # fmt: skip

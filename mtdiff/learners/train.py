@@ -16,7 +16,7 @@ from mtdiff.learners.learner import Learner
 
 __all__ = ["return_scale", "train_learner"]
 
-Batch = dict[str, Tensor]
+Batch = Mapping[str, Tensor]
 
 
 def train_learner(

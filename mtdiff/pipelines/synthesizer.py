@@ -77,6 +77,13 @@ class SynthesizerPipeline(SamplerPipeline):
             },
         )
 
+    @property
+    def transitions(self) -> int:
+        """T, transitions of a sample."""
+        representation = self.representation
+        empty = torch.zeros(1, representation.horizon, representation.channels, device=representation.bounds.device)
+        return representation.decode(empty)["actions"].shape[1]
+
     @torch.inference_mode()
     def __call__(
         self,

@@ -7,9 +7,6 @@ from typing import Any, Literal
 
 PredictionType = Literal["sample", "epsilon", "v_prediction"]
 
-# These four belong to training; a sampling scheduler takes them over and must not contradict them.
-SCHEDULE_ARGUMENTS = ("num_train_timesteps", "beta_min", "beta_max", "prediction_type")
-
 
 def vp_betas(num_train_timesteps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> list[float]:
     r"""Return beta_1 .. beta_K of the variance-preserving schedule.
