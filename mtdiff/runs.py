@@ -15,34 +15,34 @@ recognised and never repeated.
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
 
-import mtdiff
 from mtdiff.compose import compose, windows
 from mtdiff.data.trajectories import TrajectoryDataset
 from mtdiff.errors import DataError, MTDiffError, TrainingFault
+from mtdiff.hub import Source
+from mtdiff.provenance import code, differences, hardware, report, stored, versions
 from mtdiff.recipe import Recipe, load_recipe
 from mtdiff.run_data import ROOT, collect_data, data_folder, load_data
+from mtdiff.sharing.repository import PREFIX
+from mtdiff.sharing.stored import stored_recipe
 from mtdiff.whole import discard, seal, take_place, write_text, writing
 
 if TYPE_CHECKING:
     from mtdiff.pipelines.planner import PlannerPipeline
 
-__all__ = ["ROOT", "Run", "collect_data", "data_folder", "hardware", "save_pipeline", "train", "versions"]
+__all__ = ["ROOT", "Run", "collect_data", "data_folder", "hardware", "run_of", "save_pipeline", "train", "versions"]
 
 _ALWAYS = ("name", "hash", "complete", "data", "versions", "hardware")  # what run.json has
 _AT_THE_END = ("updates", "seconds")
-_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "datasets", "numpy")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def train(
     *,
     dataset: TrajectoryDataset | None = None,
     prompts: TrajectoryDataset | None = None,
-    init: str | Path | None = None,
+    init: Source | None = None,
     root: Path | str = ROOT,
     resume: bool = False,
     restart: bool = False,
@@ -116,7 +116,8 @@ def train(
     the new defaults into the saved pipeline.
 
     Args:
-        recipe: a recipe, or what `load_recipe` takes: a file, a shipped recipe's name, a mapping.
+        recipe: a recipe, or what `load_recipe` takes: a file, a shipped recipe's name, a mapping; or the one that a
+            repository holds, "hub:user/name". Whatever differs from when a run's recipe was trained is said.
         dataset: trajectories to train on in the place of the recipe's section `data`.
         prompts: demonstrations that go with `dataset`.
         init: a run, pipeline or repository whose weights are the first; see `mtdiff.training.warm_start`.
@@ -149,17 +150,12 @@ def train(
         refuse_other_suites(dataset, recipe.build("suite"), where="dataset")
         if prompts is not None:
             refuse_other_suites(prompts, recipe.build("suite"), where="prompts")
-    fingerprint = dataset.fingerprint + (prompts.fingerprint if prompts else "")
+    fingerprint = _fingerprint(dataset, prompts)
     name = _name(recipe)
     pipeline, scheduler = compose(recipe.values, dataset, prompts)
     begun = warm_start(pipeline, init) if init is not None else None
     digest = recipe.hash(fingerprint + (f" init {begun['content']}" if begun else ""))
     run = Run(root / "runs" / f"{name}-{digest}")
-    if begun and accelerator.is_main_process:
-        print(*describe(begun), sep="\n", file=sys.stderr)
-    if on_main(lambda: _is_done(run, recipe, pipeline, resume=resume, restart=restart)):
-        return Run(run.folder, reused=True)
-
     info = {
         "name": name,
         "hash": run.folder.name.rpartition("-")[2],
@@ -167,11 +163,23 @@ def train(
         "data": {"folder": str(folder) if folder else None, "fingerprint": fingerprint, **_size(dataset)},
         **({"init": begun} if begun else {}),
         "versions": versions(),
+        "code": code(),
         "hardware": hardware(),
         "processes": accelerator.num_processes,
         "mixed_precision": accelerator.mixed_precision,
         "device": str(accelerator.device),
     }
+    before = stored(recipe)
+    if before is not None and recipe.path and recipe.path.parent.resolve() != run.folder.resolve():
+        found = differences(before, info, recipe)
+        info["reproduces"] = {"name": before["name"], "hash": before["hash"], "differences": found}
+        if accelerator.is_main_process:
+            print(*report(before, found), sep="\n", file=sys.stderr)
+    if begun and accelerator.is_main_process:
+        print(*describe(begun), sep="\n", file=sys.stderr)
+    if on_main(lambda: _is_done(run, recipe, pipeline, resume=resume, restart=restart)):
+        return Run(run.folder, reused=True)
+
     if accelerator.is_main_process:
         with writing(run.folder):
             run.folder.mkdir(parents=True, exist_ok=True)
@@ -197,6 +205,20 @@ def train(
     return run
 
 
+def run_of(recipe: Recipe, *, root: Path | str = ROOT) -> Run | None:
+    """Return the run that `train` would fill with a recipe, complete or not; None while its data are not there."""
+    from mtdiff.data.storage import MANIFEST
+
+    folder = data_folder(recipe, Path(root))
+    if not (folder / MANIFEST).is_file():
+        return None
+    return Run(Path(root) / "runs" / f"{_name(recipe)}-{recipe.hash(_fingerprint(*load_data(folder)))}")
+
+
+def _fingerprint(dataset: TrajectoryDataset, prompts: TrajectoryDataset | None) -> str:
+    return dataset.fingerprint + (prompts.fingerprint if prompts else "")
+
+
 def save_pipeline(run: Run, recipe: Recipe, pipeline: PlannerPipeline) -> None:
     """Save a pipeline with its recipe beside it, whole or not at all."""
     partial = run.folder / "pipeline.partial"
@@ -212,33 +234,10 @@ def save_pipeline(run: Run, recipe: Recipe, pipeline: PlannerPipeline) -> None:
     take_place(partial, run.pipeline)
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape a result."""
-    packages = {name: metadata.version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), "mtdiff": mtdiff.__version__, **packages}
-
-
-def hardware() -> str:
-    """Processor, its cores that may be used, and GPUs, in words."""
-    import torch
-
-    from mtdiff.environments.processes import available_cores
-
-    parts = [f"{_processor()}, {available_cores()} cores"]
-    if torch.cuda.is_available():
-        parts.append(f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}")
-    return "; ".join(parts)
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def _read(recipe: Recipe | str | Path | Mapping[str, Any], *, given: bool) -> Recipe:
     """The recipe, checked; its data are "given" if a program hands them over."""
+    if isinstance(recipe, str) and recipe.startswith(PREFIX):
+        recipe = stored_recipe(recipe, ["data=given"] if given else [])
     if not isinstance(recipe, Recipe):
         return load_recipe(recipe, ["data=given"] if given else [])
     return replace(recipe, values={**recipe.values, "data": {"name": "given"}}) if given else recipe

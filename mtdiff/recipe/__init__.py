@@ -15,10 +15,11 @@ from mtdiff.recipe.sections import (
     SettingsSection,
     ValueSection,
 )
+from mtdiff.recipe.vary import Variant, variants
 
 __all__ = [
     "EXCLUDED", "RULES", "SCHEMA", "SECTIONS",
     "InvalidRecipe", "PartSection", "Place", "Problem", "Recipe", "RolesSection", "Sections",
-    "SettingsSection", "ValueSection",
-    "find_recipe", "json_schema", "load_recipe", "rule", "shipped_recipes",
+    "SettingsSection", "ValueSection", "Variant",
+    "find_recipe", "json_schema", "load_recipe", "rule", "shipped_recipes", "variants",
 ]  # fmt: skip

@@ -83,6 +83,8 @@ def resolve(layers: Layers, *, sections: Sections, rules: Iterable[Rule] | None,
     values: dict[str, Any] = {"imports": list(layers.imports)} if layers.imports else {}
     for key, section in sections.items():
         node = layers.tree.value.get(key)
+        if node is None and getattr(section, "optional", False):
+            continue
         if isinstance(section, PartSection):
             values[key] = checker.part((key,), node, section.registry, section.default)
         elif isinstance(section, RolesSection):

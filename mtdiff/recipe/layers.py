@@ -110,7 +110,7 @@ def _default_roles(sections: Sections, without: Node) -> Node:
     return Node({
         key: Node({role: Node({"name": Node(name)}) for role, name in section.default.items()})
         for key, section in sections.items()
-        if isinstance(section, RolesSection) and key not in without.value
+        if isinstance(section, RolesSection) and key not in without.value and not section.optional
     })  # fmt: skip
 
 

@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge
 
 from mtdiff.registry import (
+    AUGMENTATIONS,
     BACKBONES,
     CONDITIONING,
     DATA,
+    LEARNERS,
     REPRESENTATIONS,
     SCHEDULERS,
     SUITES,
@@ -55,12 +57,14 @@ class RolesSection:
         default: Role -> part name, of a recipe without this section.
         roles: The roles there are; empty: any.
         doc: What the section decides, in one line.
+        optional: Whether a recipe that does not have the section is without it, and gets no defaults.
     """
 
     registry: Registry
     default: Mapping[str, str] = field(default_factory=dict)
     roles: tuple[str, ...] = ()
     doc: str = ""
+    optional: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +75,13 @@ class SettingsSection:
         target: "module:Class", imported when a recipe is checked; or the class.
         nested: Arguments that name a part of a registry.
         doc: What the section decides, in one line.
+        optional: Whether a recipe that does not have the section is without it, and gets no defaults.
     """
 
     target: str | type
     nested: Mapping[str, Nested] = field(default_factory=dict)
     doc: str = ""
+    optional: bool = False
 
     def part(self, name: str) -> Part:
         """Return the class as a part called like the section."""
@@ -107,7 +113,7 @@ Sections = Mapping[str, Section]
 
 TRAINING_SCHEDULER = Nested(
     registry=SCHEDULERS,
-    without=("num_train_timesteps", "beta_min", "beta_max", "prediction_type"),
+    without=("num_train_timesteps", "beta_min", "beta_max", "p_mean", "p_std", "prediction_type"),
     because="is the training scheduler's: set scheduler.{key}",
 )
 """A sampling scheduler: another solver over the noise that the model was trained with."""
@@ -139,6 +145,15 @@ SECTIONS: Sections = {
     ),
     "training": SettingsSection(target="mtdiff.training:Training", doc="Updates, optimiser, checkpoints."),
     "evaluation": SettingsSection(target="mtdiff.evaluation:Evaluation", doc="Episodes and their limits."),
+    "augment": SettingsSection(
+        target="mtdiff.studies.augment:Augment",
+        nested={"learner": Nested(registry=LEARNERS)},
+        doc="What `mtdiff augment` compares: tasks of which little is known, and a learner.",
+        optional=True,
+    ),
+    "augmentations": RolesSection(
+        registry=AUGMENTATIONS, doc="The augmentations that `mtdiff augment` compares, by label.", optional=True
+    ),
 }
 
 EXCLUDED: tuple[str, ...] = (
@@ -150,6 +165,8 @@ EXCLUDED: tuple[str, ...] = (
     "evaluation.workers",
     "sampling",  # a trained pipeline takes new defaults without new training
     "evaluation",  # has a hash of its own: `recipe.section_hash("evaluation")`
+    "augment",  # what is done with a synthesizer once it is trained
+    "augmentations",
 )
 """Keys that do not change a trained model, and so not the recipe's hash. A section's own hash leaves out only
 the dotted ones."""
