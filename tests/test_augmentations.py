@@ -10,7 +10,7 @@ import torch
 from small_parts import small
 from torch import Tensor
 
-from mtdiff.augmentations import RAD, S4RL, Augmentation, SynthesizerAugmentation
+from mtdiff.augmentations import RAD, S4RL, Augmentation, Recorded, SynthesizerAugmentation
 from mtdiff.compose import compose
 from mtdiff.data.trajectories import TrajectoryDataset
 from mtdiff.errors import DataError
@@ -76,6 +76,21 @@ def assert_same(one: Any, other: Any) -> None:
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_more_recorded_transitions_are_those_of_other_episodes_each_once_while_they_last() -> None:
+    real, other = episodes("a"), episodes("a", seed=1)
+    augmentation = Recorded(reference=other)
+    written = augmentation.write(real, 36, seed=0)
+    there = other.transitions()
+    assert sorted(written["reward"]) == sorted(there["reward"]), "36 there are"
+    assert not np.array_equal(written["reward"], there["reward"])
+    many = augmentation.write(real, 80, seed=0)
+    values, counts = np.unique(many["reward"], return_counts=True)
+    assert len(values) == 36 and set(counts.tolist()) == {2, 3}
+    row = int(np.flatnonzero(there["reward"] == written["reward"][5])[0])
+    assert all(np.array_equal(written[name][5], there[name][row]) for name in FIELDS)
+    assert np.array_equal(augmentation.write(real, 36, seed=0)["state"], written["state"])
 
 
 def test_rad_scales_a_transition_by_one_number() -> None:

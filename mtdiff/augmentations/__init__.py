@@ -8,7 +8,8 @@ from mtdiff.augmentations.augmentation import Augmentation
 from mtdiff.augmentations.duplicate import Duplicate
 from mtdiff.augmentations.none import NoAugmentation
 from mtdiff.augmentations.rad import RAD
+from mtdiff.augmentations.recorded import Recorded
 from mtdiff.augmentations.s4rl import S4RL
 from mtdiff.augmentations.synthesizer import SynthesizerAugmentation
 
-__all__ = ["RAD", "S4RL", "Augmentation", "Duplicate", "NoAugmentation", "SynthesizerAugmentation"]
+__all__ = ["RAD", "S4RL", "Augmentation", "Duplicate", "NoAugmentation", "Recorded", "SynthesizerAugmentation"]

@@ -146,6 +146,8 @@ def ready(content: Mapping[str, Any], where: Mapping[str, Any]) -> Given:
     real = TrajectoryDataset.from_trajectories((replace(one, labels={}) for one in episodes), tasks=[task])
     pipeline = None if where.get("pipeline") is None else _pipeline(str(where["pipeline"]))
     runtime: dict[str, Any] = {"task": task}
+    if content["augmentation"]["name"] == "recorded":
+        runtime["reference"] = _data(str(where["reference"]))[0]
     if pipeline is not None:
         set_sampling(pipeline, content["sampling"])
         runtime["pipeline"] = pipeline

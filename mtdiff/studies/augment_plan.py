@@ -19,7 +19,9 @@ from mtdiff.studies.cells import Cell
 
 LEARN = "mtdiff.studies.augment_cells:learn"
 MEASURE = "mtdiff.studies.augment_cells:measure"
-SYNTHESIZER = "synthesizer"
+SYNTHESIZER, RECORDED = "synthesizer", "recorded"
+WRITING = (SYNTHESIZER, RECORDED, "duplicate")
+"""Augmentations whose learners depend on how much is written."""
 _STUDY = ("augment", "augmentations")
 
 
@@ -214,7 +216,7 @@ def prepare(
 def _learner(plan: Plan, target: Target, label: str, runs: Any, root: Path, seed: int) -> Cell:
     settings = plan.settings
     content, where = _shared(plan, target, label, runs, root)
-    if plan.augmentations[label]["name"] in (SYNTHESIZER, "duplicate"):
+    if plan.augmentations[label]["name"] in WRITING:
         content["synthetic_per_real"] = settings.synthetic_per_real
     content |= {
         "seed": plan.recipe.get("seed") + seed,
@@ -230,14 +232,13 @@ def _learner(plan: Plan, target: Target, label: str, runs: Any, root: Path, seed
 
 def _fidelity(plan: Plan, target: Target, label: str, runs: Any, root: Path) -> Cell:
     content, where = _shared(plan, target, label, runs, root)
-    reference = data_folder(target.reference, root)
     content |= {
         "seed": plan.recipe.get("seed"),
         "samples": plan.settings.fidelity_samples,
-        "reference": load_data(reference)[0].fingerprint,
+        "reference": load_data(Path(where["reference"]))[0].fingerprint,
     }
     return Cell(
-        measure=MEASURE, content=content, where={**where, "reference": str(reference)},
+        measure=MEASURE, content=content, where=where,
         label={"task": target.task, "augmentation": label, "measured": "fidelity"},
     )  # fmt: skip
 
@@ -255,7 +256,13 @@ def _shared(plan: Plan, target: Target, label: str, runs: Any, root: Path) -> tu
         "updates": plan.settings.updates,
         "batch": plan.settings.batch,
     }
-    where: dict[str, Any] = {"data": str(folder), "imports": plan.recipe.values.get("imports", [])}
+    where: dict[str, Any] = {
+        "data": str(folder),
+        "reference": str(data_folder(target.reference, root)),
+        "imports": plan.recipe.values.get("imports", []),
+    }
+    if part["name"] == RECORDED:
+        content["reference"] = load_data(Path(where["reference"]))[0].fingerprint
     if part["name"] == SYNTHESIZER:
         run = runs[label][target.task]
         sampling = plan.synthesizers[label][target.task].values["sampling"]
