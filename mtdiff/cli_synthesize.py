@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mtdiff.verbs import JsonOption
+from mtdiff.verbs import JsonOption, RevisionOption, TrustOption
 
 
 def synthesize(
@@ -26,6 +26,8 @@ def synthesize(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the noise and of which prompts are shown.")] = 0,
     batch: Annotated[int, typer.Option(help="Samples at once, at most; they share a prompt.")] = 256,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> Any:
     """Write synthetic trajectories of tasks with a synthesizer.
@@ -33,12 +35,13 @@ def synthesize(
     Finished shards are kept when it is interrupted; the same command goes on from there.
     For several processes or GPUs: accelerate launch -m mtdiff synthesize RUN ...
     """
+    from mtdiff.hub import given
     from mtdiff.prompting import prompt_files
     from mtdiff.synthesis import synthesize as write
     from mtdiff.terminal import print_synthesized
 
     summary = write(
-        source,
+        given(source, revision=revision, trust_remote_code=trust_remote_code),
         tasks=task,
         transitions=transitions,
         folder=out,

@@ -24,10 +24,13 @@ class Findings:
         folder: where it is kept.
         result: success with each task's own prompt.
         swapped: success with the next task's prompt, if it was asked for.
+        others: further results by label, such as that of copying the prompt's path.
+        drawings: maps with plans on them by task, as SVG.
         demonstrator: success of the scripted experts on the same episodes, if it was asked for and there are any.
         latency: percentiles of one plan for one environment, and of the plans of the evaluation.
         videos: films by task.
         no_video_reason: why there are none.
+        sampling: how the planner sampled: scheduler, timesteps, guidance and the rest; empty if it was not kept.
         versions: of the packages it was measured with.
         hardware: that it was measured on.
     """
@@ -41,6 +44,9 @@ class Findings:
     hardware: str
     no_video_reason: str | None = None
     videos: dict[str, Video] = field(default_factory=dict)
+    others: dict[str, EvaluationResult] = field(default_factory=dict)
+    drawings: dict[str, str] = field(default_factory=dict)
+    sampling: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; films are named, not contained."""
@@ -48,10 +54,13 @@ class Findings:
             "result": self.result.to_dict(),
             "swapped": self.swapped.to_dict() if self.swapped else None,
             "demonstrator": self.demonstrator.to_dict() if self.demonstrator else None,
+            **({"others": {label: other.to_dict() for label, other in self.others.items()}} if self.others else {}),
+            **({"drawings": self.drawings} if self.drawings else {}),
             "latency": self.latency,
             "versions": self.versions,
             "hardware": self.hardware,
             "no_video_reason": self.no_video_reason,
+            "sampling": self.sampling,
             "videos": {
                 task: {"success": v.success, "steps": v.steps, "total_reward": v.total_reward}
                 for task, v in self.videos.items()
@@ -106,17 +115,20 @@ class Findings:
             result=results["result"],
             swapped=results["swapped"],
             demonstrator=results["demonstrator"],
+            others={label: EvaluationResult.from_dict(other) for label, other in found.get("others", {}).items()},
+            drawings=found.get("drawings", {}),
             latency=found["latency"],
             versions=found["versions"],
             hardware=found["hardware"],
             no_video_reason=found["no_video_reason"],
+            sampling=found.get("sampling") or {},
             videos={task: Video(mp4=films[task].read_bytes(), **found["videos"][task]) for task in films},
         )
 
     @property
     def random_goals(self) -> bool:
         """Whether every episode had a goal of its own, and not just a start."""
-        return self.result.suite.get("name") != "gymnasium"
+        return self.result.suite.get("name") != "gymnasium" and self.result.suite.get("goals") != "fixed"
 
     def notes(self, origin: str | None, told_by: str) -> list[str]:
         """What a reader must know to judge the numbers.
@@ -133,7 +145,9 @@ class Findings:
         else:
             notes.append("Every evaluation episode follows from a seed that is used for evaluation only.")
         if self.swapped:
-            told = "told the next task" if told_by == "label" else "shown the next task's demonstration"
+            told = {"label": "told the next task", "map": "shown the next task's map"}.get(
+                told_by, "shown the next task's demonstration"
+            )
             notes.append(
                 f"Swapped {told_by or 'prompt'}: the same episodes while the planner is {told}. "
                 f"Where {self.result.measure} stays high, the state alone gives the task away."

@@ -17,6 +17,7 @@ from mtdiff.data import shards, storage
 from mtdiff.data.split_summary import summarize
 from mtdiff.data.trajectories import DEFAULT_SPLIT, Trajectory
 from mtdiff.errors import DataError
+from mtdiff.hub import Source as Given
 from mtdiff.synthesis_claim import claim
 from mtdiff.synthesis_source import Source, read_source
 from mtdiff.world import join, on_main, planning_device, together
@@ -36,7 +37,7 @@ class _Shard:
 
 
 def synthesize(
-    source: str | Path,
+    source: Given,
     *,
     tasks: Sequence[str],
     transitions: int,

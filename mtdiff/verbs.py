@@ -18,6 +18,12 @@ from mtdiff.errors import MTDiffError
 
 OutputOption = Annotated[Path, typer.Option(metavar="DIR", envvar="MTDIFF_OUTPUT", help="Folder of data and runs.")]
 WorkersOption = Annotated[int | None, typer.Option(help="Simulator processes; default: one for each core.", min=1)]
+RevisionOption = Annotated[
+    str | None, typer.Option(metavar="REV", help="A branch, tag or commit of the repository on the Hub.")
+]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Let a repository run code: its imports, classes and pickles.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 

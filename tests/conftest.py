@@ -123,3 +123,15 @@ def whole(faulty):
         assert done.status == 0, done.err
         counts[verb[0]] = done.changes
     return faulty.folder / "whole", counts
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub on loopback, to which this process is logged in; empty, with an empty cache."""
+    from hub_client import connect
+    from hub_server import Hub
+
+    made = Hub()
+    connect(monkeypatch, made, tmp_path / "home")
+    yield made
+    made.close()

@@ -59,13 +59,14 @@ class Server:
 
     Args:
         folder: their working directory. What they change below it is counted.
+        more: environment variables, besides or in the place of those that every command has.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, **more: str):
         here = str(Path(__file__).parent)
         environment = os.environ | {
             "COLUMNS": "120", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
+            "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])), **more,
         }  # fmt: skip
         self.folder = folder
         self.process = subprocess.Popen(
@@ -120,7 +121,9 @@ def _serve() -> None:
     import mtdiff.runs
     import mtdiff.training  # noqa: F401
     from mtdiff.data import card, shards  # noqa: F401
+    from mtdiff.provenance import code
 
+    code()  # of what was imported now, and is run by every child, whatever is edited meanwhile
     for line in sys.stdin:
         pipes = [os.pipe() for _ in range(3)]  # which a limit on files does not reach
         child = os.fork()

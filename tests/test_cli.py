@@ -187,7 +187,9 @@ def test_an_unknown_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
     done = here("evaluate", "outputs/runs/tinny")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr == "outputs/runs/tinny: no such run or pipeline folder\n"
+    assert done.stderr == (
+        "outputs/runs/tinny: no such run or pipeline folder, and not a repository id like user/name\n"
+    )
 
 
 @pytest.mark.slow

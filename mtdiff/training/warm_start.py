@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,13 +11,14 @@ from torch import Tensor
 from mtdiff.errors import MTDiffError
 
 if TYPE_CHECKING:
+    from mtdiff.hub import Source
     from mtdiff.pipelines.planner import PlannerPipeline
 
 PARTS = ("backbone", "conditioning")
 _SHOWN = 8
 
 
-def warm_start(pipeline: PlannerPipeline, source: str | Path) -> dict[str, Any]:
+def warm_start(pipeline: PlannerPipeline, source: Source) -> dict[str, Any]:
     """Take over the weights of a trained pipeline wherever names and shapes agree.
 
     If states and actions are as wide, its normaliser is taken over too, whatever the recipe says: weights mean
@@ -79,7 +79,7 @@ def _numbers(pipeline: PlannerPipeline) -> dict[str, Tensor]:
     return {f"normalizer.{name}": value for name, value in pipeline.normalizer.state_dict().items()}
 
 
-def _refuse_little(ours: dict[str, Tensor], given: dict[str, Tensor], fitting: list[str], source: str | Path) -> None:
+def _refuse_little(ours: dict[str, Tensor], given: dict[str, Tensor], fitting: list[str], source: Source) -> None:
     """Refuse a start that would be hardly better than none."""
     network = {name: value.numel() for name, value in ours.items() if name.startswith("backbone.")}
     fit = sum(network[name] for name in fitting if name in network)

@@ -1,0 +1,1 @@
+"""Runs, pipelines and datasets on the Hugging Face Hub: pushed in one commit, pulled without running their code."""
