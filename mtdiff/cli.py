@@ -15,11 +15,11 @@ from typing import Annotated, Any
 
 import typer
 
-from mtdiff import cli_prompt, cli_synthesize
+from mtdiff import cli_ablate, cli_augment, cli_prompt, cli_push, cli_synthesize
 from mtdiff.documents import describe
 from mtdiff.environments.processes import available_cores
 from mtdiff.errors import MTDiffError, choices
-from mtdiff.verbs import JsonOption, OutputOption, WorkersOption, verb_of
+from mtdiff.verbs import JsonOption, OutputOption, RevisionOption, TrustOption, WorkersOption, verb_of
 
 app = typer.Typer(
     name="mtdiff",
@@ -31,7 +31,9 @@ app = typer.Typer(
 )
 verb = verb_of(app)
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A .yaml file, or a shipped recipe's name.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A .yaml file, a shipped recipe's name, or hub:user/name.")
+]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Changes, in YAML, such as: backbone.width=128 sampling.scheduler=ddpm"),
@@ -94,10 +96,10 @@ def check(recipe: RecipeArgument, overrides: OverridesArgument = None, as_json: 
 
     Lists everything that is wrong at once, each with file and line.
     """
-    from mtdiff.recipe import load_recipe
+    from mtdiff.sharing.stored import any_recipe
     from mtdiff.terminal import print_recipe
 
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = any_recipe(recipe, overrides or [])
     if not as_json:
         print_recipe(loaded)
     return {
@@ -147,9 +149,9 @@ def collect(
 
     Finished shards are kept when it is interrupted; the same command goes on from there.
     """
-    from mtdiff.recipe import load_recipe
+    from mtdiff.sharing.stored import any_recipe
 
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = any_recipe(recipe, overrides or [])
     from mtdiff.runs import collect_data
     from mtdiff.terminal import print_collected
 
@@ -168,6 +170,8 @@ def train(
     init: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="Begin with the weights of a run, pipeline or repository.")
     ] = None,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
     output: OutputOption = Path("outputs"),
     workers: WorkersOption = None,
     as_json: JsonOption = False,
@@ -175,15 +179,21 @@ def train(
     """Train a recipe, after collecting its data if they are not there.
 
     Equal work is recognised: a recipe that was trained before is not trained again.
+    hub:user/name trains the recipe again that a repository holds, and says what differs from then. A --revision is
+    that of --init if there is one; user/name@REV names any.
     For several processes or GPUs: accelerate launch -m mtdiff train RECIPE
     """
-    from mtdiff.recipe import load_recipe
+    from mtdiff.hub import given
+    from mtdiff.sharing.stored import any_recipe
 
-    loaded = load_recipe(recipe, overrides or [])  # a mistake is told before torch is loaded
+    trust: Any = {"trust_remote_code": trust_remote_code}
+    # A mistake is told before torch is loaded.
+    loaded = any_recipe(recipe, overrides or [], revision=None if init else revision, **trust)
+    begin = given(init, revision=revision, **trust) if init else None
     from mtdiff.runs import train as train_recipe
     from mtdiff.terminal import print_trained
 
-    run = train_recipe(loaded, root=output, resume=resume, restart=restart, workers=workers, init=init)
+    run = train_recipe(loaded, root=output, resume=resume, restart=restart, workers=workers, init=begin)
     kind = loaded.get("pipeline")
     document = {"run": str(run.folder), "pipeline": str(run.pipeline), "kind": kind, "reused": run.reused, **run.info}
     if not as_json:
@@ -193,7 +203,7 @@ def train(
 
 @verb
 def evaluate(
-    source: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a saved pipeline's.")],
+    source: Annotated[str, typer.Argument(metavar="RUN", help="A run, a saved pipeline's folder, or user/name.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Changes: evaluation.episodes_per_task=50 sampling.execute=2"),
@@ -203,6 +213,11 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="TASK=FILE", help="A prompt of `mtdiff prompt make` for a task; may be repeated."),
     ] = None,
+    demonstrate: Annotated[
+        bool, typer.Option("--demonstrate", help="Let scripted experts record prompts for tasks that have none.")
+    ] = False,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
     output: OutputOption = Path("outputs"),
     as_json: JsonOption = False,
 ) -> Any:
@@ -210,18 +225,24 @@ def evaluate(
 
     What needs no new training can be changed: the suite, sampling and evaluation.
     """
+    from mtdiff.hub import given
     from mtdiff.prompting import prompt_files
     from mtdiff.reporting import evaluate_trained, to_document
     from mtdiff.terminal import print_evaluation
 
+    found = given(source, revision=revision, trust_remote_code=trust_remote_code)
     shown = prompt_files(prompt or [])
-    document = to_document(*evaluate_trained(source, overrides or [], root=output, again=again, prompts=shown))
+    options: Any = {"root": output, "again": again, "prompts": shown, "demonstrate": demonstrate}
+    document = to_document(*evaluate_trained(found, overrides or [], **options))
     if not as_json:
         print_evaluation(document)
     return document
 
 
 verb(cli_synthesize.synthesize)
+verb(cli_ablate.ablate)
+verb(cli_augment.augment)
+verb(cli_push.push)
 
 
 @verb

@@ -15,6 +15,7 @@ from mtdiff.errors import DataError
 from mtdiff.pipelines.prompts import Prompt
 
 if TYPE_CHECKING:
+    from mtdiff.environments.suite import Suite
     from mtdiff.pipelines.sampler import SamplerPipeline
 
 
@@ -82,6 +83,47 @@ def make_prompt(
         "success": bool(one.success.any()),
         "return": float(one.rewards.sum(dtype=np.float64)),
     }
+
+
+def demonstrate(pipeline: SamplerPipeline, suite: Suite, source: Any, *, count: int, seed: int = 0) -> list[str]:
+    """Record demonstrations of the suite's tasks that a pipeline has no prompt for, and give it prompts cut from them.
+
+    Args:
+        pipeline: changed in place.
+        suite: has scripted experts.
+        source: records the episodes, as it did for the prompts of training.
+        count: demonstrations of a task, and prompts.
+        seed: places of the prompts follow from it.
+
+    Returns:
+        The tasks.
+
+    Raises:
+        DataError: the source does not record, or an expert keeps failing.
+        EnvironmentFault: the suite has no scripted experts, or its simulator failed.
+    """
+    from mtdiff.compose import prompt_library
+    from mtdiff.data.trajectories import TrajectoryDataset
+
+    missing = [task for task in suite.tasks if task not in pipeline.prompts]
+    if pipeline.conditioning.reading("prompt_states") is None or not missing:
+        return []
+    if not hasattr(source, "record"):
+        raise DataError(
+            f"--demonstrate: the data of this {pipeline.kind} were not recorded by a scripted expert but by "
+            f"'{source.name}'; show prompts of {', '.join(missing)} with --prompt TASK=FILE."
+        )
+    episodes = []
+    for task in missing:
+        environment, expert = suite.make(task), suite.demonstrator(task)
+        episodes += [
+            source.record(suite, environment, expert, split="prompts", episode=episode) for episode in range(count)
+        ]
+        environment.close()
+    shown = TrajectoryDataset.from_trajectories(episodes, tasks=missing)
+    library = prompt_library(pipeline.conditioning, missing, shown, count, seed)
+    pipeline.prompts = pipeline.prompts.with_prompts({task: library[task] for task in missing})
+    return missing
 
 
 def prompt_files(arguments: Sequence[str]) -> dict[str, list[str]]:

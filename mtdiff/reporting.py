@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,10 @@ from mtdiff.evaluation import (
     write_report,
 )
 from mtdiff.findings import RECORDED, Findings
-from mtdiff.hub import load, pipeline_folder
+from mtdiff.hub import Source, fetch, load, name_of, trusted
 from mtdiff.prompting import show_prompts
 from mtdiff.recipe import Recipe, load_recipe
+from mtdiff.reporting_maps import copied_paths, drawn_plans, prepare
 from mtdiff.runs import ROOT, Run, hardware, versions
 from mtdiff.sharding import evaluate_together as evaluate
 from mtdiff.world import on_main, planning_device
@@ -37,28 +39,33 @@ ALLOWED = ("suite", "sampling", "evaluation")
 """Sections that may differ from the ones a pipeline was trained with."""
 
 _LATENCY_PLANS = 50
+_FILMS = 50  # of as many tasks at most
 
 
 def evaluate_trained(
-    source: str | Path,
+    source: Source,
     overrides: Sequence[str] = (),
     *,
     root: Path = ROOT,
     again: bool = False,
     progress: bool = True,
     prompts: Mapping[str, Sequence[str | Path]] | None = None,
+    demonstrate: bool = False,
+    page: bool = True,
 ) -> tuple[Findings, Path]:
     """Evaluate a run or a saved pipeline and write its report page.
 
     The same evaluation of the same weights is not done twice.
 
     Args:
-        source: a run's folder or a saved pipeline's.
+        source: a run's folder, a saved pipeline's, or a repository.
         overrides: changes of `suite.*`, `sampling.*` and `evaluation.*`, as on the command line.
         root: a pipeline that is not in a run has its findings in `<root>/evaluations`.
         again: evaluate even if the same evaluation was done before.
         progress: show bars on stderr.
         prompts: task to files of `mtdiff prompt make`, shown in the place of the planner's own prompts.
+        demonstrate: let the suite's scripted experts record prompts for tasks that the planner has none for.
+        page: write the report page.
 
     Returns:
         What was found, and the path of `report.html`.
@@ -70,15 +77,13 @@ def evaluate_trained(
     """
     from mtdiff.pipelines.agent import PlannerAgent
 
-    folder = pipeline_folder(source)
-    if folder is None:
-        raise MTDiffError(f"{source}: no such run or pipeline folder")
+    folder = fetch(source)
     run = Run(folder.parent) if (folder.parent / "run.json").is_file() else None
     _refuse_other_sections(overrides)
     kept = folder / "recipe.yaml"
     # Before the pipeline, whose parts it may have to import.
     recipe = load_recipe(kept, overrides) if kept.is_file() else None
-    pipeline = load(folder)
+    pipeline = load(folder, trust_remote_code=trusted(source))
     if getattr(pipeline, "kind", "planner") != "planner":
         raise MTDiffError(
             f"{source}: is a {pipeline.kind}, which writes data and does not act; only a planner can be evaluated"
@@ -87,7 +92,7 @@ def evaluate_trained(
     recipe = recipe or _recipe_of(pipeline, folder, overrides)
     set_sampling(pipeline, _changes(recipe))
     settings: Evaluation = recipe.build("evaluation")
-    home = run.folder if run else root / "evaluations" / folder.name
+    home = run.folder if run else root / "evaluations" / name_of(source, folder)
     shown = show_prompts(pipeline, prompts or {})
     place = home / "evaluation" / recipe.section_hash(*ALLOWED, fingerprint=_content(folder) + shown)
 
@@ -99,6 +104,7 @@ def evaluate_trained(
         for task in prompts or {}:
             if task not in suite.tasks:
                 raise MTDiffError(f"prompt: {choices('task', task, suite.tasks)} Add it to suite.tasks=[...]")
+        prepare(pipeline, suite, recipe, demonstrate=demonstrate)
         unknown = [task for task in suite.tasks if task not in pipeline.prompts]
         if pipeline.conditioning.reading("prompt_states") and unknown:
             raise MTDiffError(
@@ -113,10 +119,15 @@ def evaluate_trained(
             )
         findings = _measure(pipeline, agent, suite, settings, place, progress=progress)
         on_main(findings.save)
+    if not page:
+        return findings, home / "report.html"
     prompted = pipeline.conditioning.reading("prompt_states") is not None
-    told_by = "prompt" if prompted else "label" if agent.prompted else ""
+    mapped = pipeline.conditioning.reading("map") is not None
+    told_by = "prompt" if prompted else "map" if mapped else "label" if agent.prompted else ""
     known = run is not None or kept.is_file()
     report = _report(findings, recipe, run, source, told_by=told_by, data=recipe.values["data"] if known else {})
+    trained = pipeline.conditioning.config.tasks
+    report = replace(report, unseen=[task for task in findings.drawings if task not in trained])
     return findings, on_main(lambda: write_report(home / "report.html", report))
 
 
@@ -131,13 +142,15 @@ def _measure(
     if settings.demonstrator and getattr(suite, "has_demonstrator", True):
         expert = ScriptedAgent(suite)
         demonstrator = evaluate(expert, suite, settings=settings, progress=progress, label="scripted experts")
+    others = copied_paths(pipeline, suite, settings, progress=progress) if settings.demonstrator else {}
+    drawings = drawn_plans(agent, pipeline, suite, settings) if settings.videos else {}
     videos: dict[str, Video] = {}
     reason: str | None = "not asked for (evaluation.videos: false)"
     if settings.videos:
         reason = on_main(lambda: why_no_video(getattr(suite, "draws_with", "mujoco")))
     if reason is None:
         try:
-            videos = on_main(lambda: record_all(agent, suite, seed=settings.seed))
+            videos = on_main(lambda: record_all(agent, suite, suite.tasks[:_FILMS], seed=settings.seed))
         except EnvironmentFault as fault:  # what was measured is worth more than a film of it
             reason = re.sub(r"^slot \d+ \(.*?\): ", "", str(fault).partition("\n")[0])
     alone = on_main(lambda: plan_latency(agent, suite))
@@ -151,6 +164,9 @@ def _measure(
         hardware=hardware(),
         no_video_reason=reason,
         videos=videos,
+        others=dict(others),
+        drawings=drawings,
+        sampling=pipeline.sampling,
     )
 
 
@@ -210,7 +226,7 @@ def _content(folder: Path) -> str:
 
 
 def _report(
-    findings: Findings, recipe: Recipe, run: Run | None, source: str | Path, *, told_by: str, data: Mapping[str, Any]
+    findings: Findings, recipe: Recipe, run: Run | None, source: Source, *, told_by: str, data: Mapping[str, Any]
 ) -> Report:
     """The page; `data` is the recipe's section of what the pipeline was trained on, empty if nobody knows."""
     from mtdiff.data.trajectories import TrajectoryDataset
@@ -239,7 +255,8 @@ def _report(
         random_goals=findings.random_goals,
         result=result,
         swapped=findings.swapped,
-        others={"scripted expert": findings.demonstrator} if findings.demonstrator else {},
+        others={**({"scripted expert": findings.demonstrator} if findings.demonstrator else {}), **findings.others},
+        drawings=findings.drawings,
         metrics=run.metrics if run else (),
         videos=findings.videos,
         no_video_reason=findings.no_video_reason,
@@ -263,6 +280,10 @@ def to_document(findings: Findings, report: Path) -> dict[str, Any]:
         "mean_return_interval": result.get("mean_return_interval"),
         "tasks": result["tasks"],
     }
+    if scores := findings.result.scores():
+        document["scores"] = scores
+    if findings.others:
+        document["others"] = {label: other.mean_success for label, other in findings.others.items()}
     for label, other in (("swapped", findings.swapped), ("demonstrator", findings.demonstrator)):
         counted = other is not None and other.measure == "success"
         document[f"{label}_mean_success"] = other.mean_success if other and counted else None

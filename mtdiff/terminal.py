@@ -97,7 +97,7 @@ def print_recipe(recipe: Recipe) -> None:
     rows(recipe.values, ())
     out.print(table)
     if recipe.vary is not None:
-        out.print(Text("vary: the axes of a grid are kept as written; the table and the hash are without them."))
+        out.print(Text("vary: a grid of recipes; the table and the hash are without it."))
 
 
 def print_collected(summary: dict[str, Any]) -> None:
@@ -183,11 +183,59 @@ def print_evaluation(document: dict[str, Any]) -> None:
         value = document[f"{key}_{measure}"]
         if value is not None:
             out.print(Text(f"{label}: mean {measure} {value:.{2 if measure == 'success' else 1}f}"))
+    for label, value in document.get("others", {}).items():
+        out.print(Text(f"{label}: mean {measure} {value:.2f}"))
+    for label, value in document.get("scores", {}).items():
+        out.print(Text(f"{label}: mean {value:.2f}"))
     if plan := document["latency"]["one environment"]:
         out.print(Text(f"one plan: p50 {1000 * plan['p50']:.1f} ms, p95 {1000 * plan['p95']:.1f} ms"))
     if document["no_video_reason"]:
         out.print(Text(f"no video: {document['no_video_reason']}"))
     out.print(Text.assemble("report: ", (document["report"], "bold")), soft_wrap=True)
+
+
+def print_plan(document: dict[str, Any]) -> None:
+    """Print what `mtdiff augment` would do."""
+    out = console()
+    varied = ", ".join(f"{key}={label}" for key, label in document["variant"].items())
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=varied or None, title_justify="left")
+    table.add_column("stage", style="bold", no_wrap=True)
+    table.add_column("what", overflow="fold")
+    table.add_column("", style="dim", no_wrap=True)
+    for one in document["collect"]:
+        table.add_row("collect", one["what"], "done" if one["done"] else "")
+    for one in document["train"]:
+        table.add_row("train", ", ".join(one["for"]), f"{one['updates']:,} updates")
+    measure = document["measure"]
+    table.add_row("learn", f"{measure['learners']} learners, {measure['episodes']:,} episodes of evaluation",
+                  f"{measure['updates']:,} updates each")  # fmt: skip
+    table.add_row("measure", f"{measure['fidelities']} fidelities", "")
+    out.print(table)
+
+
+def print_augmented(document: dict[str, Any]) -> None:
+    """Print the success of every augmentation on groups of targets, and where the page is."""
+    out = console()
+    for study in document["studies"]:
+        varied = ", ".join(f"{key}={label}" for key, label in study["variant"].items())
+        for name, rows in study["success"].items():
+            title = f"{varied}: {name}" if varied else name
+            table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
+            table.add_column("augmentation", no_wrap=True)
+            for head in ("success", "difference", "95 %"):
+                table.add_column(head, justify="right", no_wrap=True)
+            for row in rows:
+                low, high = row["interval"] or (None, None)
+                span = "" if low is None else f"{low:+.2f} to {high:+.2f}"
+                style = "green" if low is not None and low > 0 else "red" if high is not None and high < 0 else ""
+                gain = "" if row["difference"] is None else f"{row['difference']:+.2f}"
+                table.add_row(row["label"], f"{row['success']:.2f}", Text(gain, style=style), span)
+            out.print(table)
+        cells = study["cells"]
+        out.print(f"{cells['finished']} of {cells['all']} cells are finished, in {document['results']}")
+        for name, why in study["failed"].items():
+            out.print(Text(f"failed: {name}: {why}", style="red"), soft_wrap=True)
+    out.print(Text.assemble("report  ", (document["report"], "bold")), soft_wrap=True)
 
 
 def print_demo(document: dict[str, Any]) -> None:

@@ -17,9 +17,16 @@ from mtdiff.data.windows import Windows
 from mtdiff.registry import CONDITIONING, Part
 
 STATE, ACTION, WIDTH, HORIZON, BATCH = 5, 3, 16, 6, 4
+MAP = (4, 5)
 TASKS = ("one", "two")
-SIZES = {"state_dim": STATE, "action_dim": ACTION, "num_tasks": len(TASKS), "width": WIDTH}  # of encoders
-MODEL = {"state_dim": STATE, "action_dim": ACTION, "tasks": TASKS, "width": WIDTH}  # of them all together
+SIZES: dict[str, Any] = {
+    "state_dim": STATE,
+    "action_dim": ACTION,
+    "num_tasks": len(TASKS),
+    "width": WIDTH,
+}  # of encoders
+SIZES["map_shape"] = MAP
+MODEL = {"state_dim": STATE, "action_dim": ACTION, "tasks": TASKS, "width": WIDTH, "map_shape": MAP}  # of all together
 
 # Parts are tried small; a part that has no such argument is tried as it is.
 SMALL = {
@@ -38,6 +45,7 @@ SMALL = {
 # Arguments worth trying that are not choices from a list, beside the choices, which are found by themselves.
 WORTH_TRYING: dict[str, list[dict[str, Any]]] = {
     "gpt2": [{"actions_per_token": 2}, {"actions_per_token": HORIZON}],
+    "path_prompt": [{"relative": [0, 2]}, {"relative": [0, 2], "tokens": "steps"}],
     "tcn_prompt": [{"hidden": [12, 10], "kernel_size": 2}],
     "temporal_unet": [{"multipliers": [2]}, {"kernel_size": 3, "groups": 1}],
     "trajectory_prompt": [{"pool": 2}],
@@ -117,6 +125,7 @@ def draw(conditioning: Conditioning, seed: int = 0, **more: Any) -> dict[str, Te
         Normalizer.fit(data, Normalization(), rewards=True),
         horizon=HORIZON,
         prompts=trajectories(1),
+        maps=np.random.default_rng(0).integers(-1, 2, (len(TASKS), *MAP)).astype(np.float32),
         **conditioning.window(),
         **more,
     )

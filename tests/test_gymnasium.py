@@ -338,4 +338,4 @@ def test_naming_suites_imports_no_simulator():
         "print(sorted({'gymnasium', 'mujoco', 'metaworld', 'torch', 'PIL'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "['gymnasium', 'metaworld', 'offline']\n[]\n"
+    assert done.stdout == "['gymnasium', 'maze2d', 'metaworld', 'offline']\n[]\n"

@@ -13,13 +13,12 @@ from mtdiff.registry import BACKBONES, SCHEDULERS
 
 SECTIONS = (
     "pipeline, seed, suite, data, normalization, representation, conditioning, backbone, scheduler, sampling, "
-    "training, evaluation, schema, extends, imports, vary"
+    "training, evaluation, augment, augmentations, schema, extends, imports, vary"
 )
 GPT2 = (
     "width, num_layers, num_heads, inner, dropout, activation, attention, token_order, linear_ends, "
     "actions_per_token, split_tokens"
 )
-DDPM = "num_train_timesteps, beta_min, beta_max, prediction_type"
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +41,7 @@ def faults(text: str, *overrides: str) -> list[str]:
         ("backbone: gtp2", "backbone.name: unknown backbone 'gtp2'. Allowed: gpt2, residual_mlp, "
             "temporal_unet. Did you mean 'gpt2'?"),
         ("scheduler: {name: ddmp}", "scheduler.name: unknown scheduler 'ddmp'. Allowed: ddim, ddpm, deis, "
-            "dpm_solver, unipc. Did you mean 'ddpm'?"),
+            "dpm_solver, edm, unipc. Did you mean 'ddpm'?"),
         ("suite: metawrld", "suite.name: unknown suite 'metawrld'. Allowed: gymnasium, metaworld, "
             "offline. Did you mean 'metaworld'?"),
         ("backbone: {n_layers: 3}", f"backbone.n_layers: gpt2 takes no 'n_layers'. Allowed: {GPT2}. "
@@ -62,7 +61,7 @@ def faults(text: str, *overrides: str) -> list[str]:
         ("conditioning: {task: {hidden: [8, x]}}", "conditioning.task.hidden.1: should be an integer, got 'x'."),
         ("conditioning: {task: {hidden: 8}}", "conditioning.task.hidden: should be a list of integers, got 8."),
         ("conditioning: {map: {length: 3}}", "conditioning.map: needs the name of a conditioning. Allowed: history, "
-            "one_hot, target_return, tcn_prompt, trajectory_prompt."),
+            "map, one_hot, path_prompt, relative_history, target_return, tcn_prompt, trajectory_prompt."),
         ("conditioning: prompt", "conditioning: should be a mapping of roles to parts, got 'prompt'."),
         ("suite: {tasks: 3}", "suite.tasks: should be a string or a list of strings, got 3."),
         ("pipeline: planer", "pipeline: unknown pipeline 'planer'. Allowed: planner, synthesizer. "
@@ -74,7 +73,7 @@ def faults(text: str, *overrides: str) -> list[str]:
         ("sampling: {scheduler: {solver: 3}}", "sampling.scheduler.solver: dpm_solver takes no 'solver'. Allowed: "
             "solver_order, spacing, stochastic. Did you mean 'solver_order'?"),
         ("sampling: {scheduler: 3}", "sampling.scheduler: should be a scheduler or a mapping with its name, got 3. "
-            "Allowed: ddim, ddpm, deis, dpm_solver, unipc."),
+            "Allowed: ddim, ddpm, deis, dpm_solver, edm, unipc."),
         ("sampling: [ddpm]", "sampling: should be a mapping of settings, got ['ddpm']."),
     ],
 )  # fmt: skip
@@ -183,8 +182,12 @@ def _narrow_parts() -> Any:
     ("text", "expected"),
     [
         ("backbone: narrow", "backbone: 'narrow' must take width, as every backbone does"),
-        ("scheduler: narrow", f"scheduler: 'narrow' must take {DDPM}, as every scheduler does"),
-        ("sampling: {scheduler: narrow}", f"sampling.scheduler: 'narrow' must take {DDPM}, as every scheduler does"),
+        ("scheduler: narrow", "scheduler: 'narrow' must take num_train_timesteps, as every scheduler does"),
+        (
+            "sampling: {scheduler: narrow}",
+            "sampling.scheduler.name: must be a diffusers scheduler that can sample over "
+            "the noise of training, got Narrow, which takes no num_train_timesteps, trained_betas, prediction_type",
+        ),
     ],
 )
 def test_parts_of_others_that_lack_what_the_rest_is_built_by(text: str, expected: str) -> None:

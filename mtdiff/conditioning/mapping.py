@@ -23,6 +23,7 @@ class Conditioning(ModelMixin, ConfigMixin):
         action_dim: A.
         width: C, width of the tokens.
         tasks: names of the tasks by number, for encoders that are told the number.
+        map_shape: rows and columns of the tasks' maps, for encoders that are shown them.
     """
 
     @register_to_config
@@ -34,10 +35,13 @@ class Conditioning(ModelMixin, ConfigMixin):
         action_dim: int,
         width: int,
         tasks: Sequence[str] = (),
+        map_shape: Sequence[int] | None = None,
     ):
         super().__init__()
-        self.register_to_config(tasks=list(tasks))  # a saved configuration must be plain JSON
-        sizes = {"state_dim": state_dim, "action_dim": action_dim, "width": width, "num_tasks": len(tasks)}
+        # A saved configuration must be plain JSON.
+        self.register_to_config(tasks=list(tasks), map_shape=list(map_shape) if map_shape else None)
+        sizes: dict[str, Any] = {"state_dim": state_dim, "action_dim": action_dim, "num_tasks": len(tasks)}
+        sizes |= {"width": width, "map_shape": tuple(map_shape) if map_shape else None}
         self.encoders = nn.ModuleDict({role: CONDITIONING.build(spec, **sizes) for role, spec in roles.items()})
         # A model without tensors cannot be saved by diffusers; this one may have no encoders at all.
         self.register_buffer("present", torch.ones(1))

@@ -39,6 +39,8 @@ class Windows:
         prompt_normalize: whether prompts are in model space; otherwise they keep physical units.
         prompts: demonstrations the prompts are cut from; needed when `prompt` is given.
         returns: how windows are labelled with a return; True for the default label, False for none.
+        present: whether the present state is a field of its own too.
+        maps: the tasks' maps (tasks, R, C), if they are shown.
         transitions: whether windows show states and rewards ahead too. They then begin only where H steps are left.
         returns_of: the dataset whose returns set the label's scale; `dataset` itself by default. Episodes that are
             held out must be labelled as the ones that are learnt from.
@@ -63,6 +65,8 @@ class Windows:
         prompts: TrajectoryDataset | None = None,
         returns: bool | ReturnLabel = False,
         returns_of: TrajectoryDataset | None = None,
+        present: bool = False,
+        maps: np.ndarray | None = None,
         transitions: bool = False,
         device: torch.device | str = "cpu",
     ):
@@ -96,6 +100,8 @@ class Windows:
         columns = (rows + before * episode[rows], rows + after * episode[rows], ahead, labels.view(np.int32), rows)
         self._windows = torch.from_numpy(np.stack(columns, axis=1).astype(np.int32)).to(device)
 
+        self._present = present
+        self._maps = None if maps is None else torch.from_numpy(maps).to(device)
         self._states = self._rewards = None
         if transitions:
             self._states = _stretches(_table(dataset, "states", normalizer, places, device), horizon + 1)
@@ -137,7 +143,8 @@ class Windows:
         Returns:
             history (B, L, O), zeros before the episode; actions (B, H, A) and mask (B, H), False past its end;
             task (B,); return (B, 1), states (B, H + 1, O) and rewards (B, H, 1), prompt_states (B, J, O) and
-            prompt_actions (B, J, A) if asked for. The two prompt fields share memory, so they are not contiguous.
+            prompt_actions (B, J, A), present (B, O) and map (B, R, C) if asked for. The two prompt fields share memory,
+            so they are not contiguous.
         """
         if self.device.type != "cpu":
             drawn = {name: value.to(self.device, non_blocking=True) for name, value in drawn.items()}
@@ -151,6 +158,10 @@ class Windows:
         }
         if self._labelled:
             fields["return"] = label.view(torch.float32).view(size, 1)
+        if self._present:
+            fields["present"] = fields["history"][:, -1]
+        if self._maps is not None:
+            fields["map"] = self._maps.index_select(0, drawn["task"])
         if self._states is not None and self._rewards is not None:
             fields["states"] = self._states.index_select(0, row).view(size, self.horizon + 1, -1)
             fields["rewards"] = self._rewards.index_select(0, row).view(size, self.horizon, 1)

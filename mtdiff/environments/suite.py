@@ -60,7 +60,9 @@ class Suite(Protocol):
     It may also have attributes that say what it lacks; without them it lacks nothing: `has_demonstrator` (false:
     `demonstrator` raises), `has_success` (false: no step is ever a success, results are returns), `draws_with`
     ("mujoco": pictures need MuJoCo's renderer; None: nobody knows before the first picture). A suite whose simulator
-    can be set to a state also has `dynamics(task)`, see `mtdiff.environments.dynamics`.
+    can be set to a state also has `dynamics(task)`, see `mtdiff.environments.dynamics`. One with `scores(task, states
+    (T + 1, O), success_step)` says more of an episode than its success: numbers by name, of which an evaluation reports
+    the means. One with maps has `map(task)`, `grid(task)` (R, C) and `map_shape`, see `mtdiff.environments.maze2d`.
     """
 
     name: str

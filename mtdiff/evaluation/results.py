@@ -24,6 +24,7 @@ class Episode:
         success_step: the first successful step, counted from 1, or None.
         steps: steps done.
         total_reward: sum of rewards over these steps. With `stop_on_success` it was cut at its success.
+        scores: what else the suite says of it, see `Suite`.
     """
 
     task: str
@@ -33,6 +34,7 @@ class Episode:
     success_step: int | None
     steps: int
     total_reward: float
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,17 @@ class EvaluationResult:
         rows = self.by_task.values()
         return mean_of_rates([row.successes for row in rows], [row.episodes for row in rows])
 
+    def scores(self, task: str | None = None) -> dict[str, float]:
+        """Return the means of what else the suite says of episodes, of one task or over tasks.
+
+        An episode of which something is not said, such as a failed one's path, is left out of that mean.
+        """
+        if task is None:
+            rows = [self.scores(name) for name in self.by_task]
+            return {name: float(np.mean([r[name] for r in rows if name in r])) for name in _names(rows)}
+        of = [episode.scores for episode in self.episodes if episode.task == task]
+        return {name: float(np.mean([scores[name] for scores in of if name in scores])) for name in _names(of)}
+
     @property
     def whole(self) -> bool:
         """Whether every return is that of a whole episode, not cut at its success."""
@@ -157,6 +170,7 @@ class EvaluationResult:
             "mean_interval_bootstrap": list(self.bootstrap()) if counted else None,
             f"mean_total_reward{cut}": self.mean_return,
             **({"mean_return_interval": _plain(self.return_interval())} if self.whole else {}),
+            **({"scores": scores} if (scores := self.scores()) else {}),
             "tasks": self.rows(),
             "told": dict(self.told),
             "seconds": self.seconds,
@@ -174,6 +188,8 @@ class EvaluationResult:
         rows: dict[str, dict[str, Any]] = {}
         for task, row in self.by_task.items():
             rows[task] = {**asdict(row), "interval": list(row.interval)}
+            if scores := self.scores(task):
+                rows[task]["scores"] = scores
             if self.measure == "return":
                 rows[task] |= dict.fromkeys(("successes", "success", "interval"))
             if self.whole:
@@ -201,6 +217,10 @@ class EvaluationResult:
             )
         except (KeyError, TypeError) as error:
             raise DataError(f"this is not an evaluation result written by mtdiff: {error}.") from error
+
+
+def _names(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _plain(interval: Interval | None) -> list[float] | None:

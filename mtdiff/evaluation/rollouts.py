@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -80,6 +80,7 @@ def evaluate(
     ):
         for first in range(0, most, max(1, per_round)):
             batch = _Batch.of(numbers, per_round, first, settings)
+            batch.judge = getattr(suite, "scores", None)
             _run(agent, env, batch, told, clock, bar, width=suite.action_dim, limit=limit, stop=stop)
             found += batch.records()
     found.sort(key=lambda e: (tasks.index(e.task), e.episode))
@@ -142,6 +143,7 @@ class _Batch:
     numbers: list[int]
     seeds: list[int]
     slots: np.ndarray
+    judge: Callable[[str, np.ndarray, int | None], dict[str, float]] | None = None  # the suite's own scores
 
     @classmethod
     def of(cls, numbers: Mapping[str, Sequence[int]], per_round: int, first: int, settings: Evaluation) -> _Batch:
@@ -162,6 +164,18 @@ class _Batch:
         self.steps = np.zeros(len(self.tasks), int)
         self.success_step = np.zeros(len(self.tasks), int)  # 0: not yet
         self.total_reward = np.zeros(len(self.tasks))
+        self.seen: list[list[np.ndarray]] = [[] for _ in self.tasks]  # states, where they are judged
+
+    def see(self, slots: np.ndarray, states: np.ndarray) -> None:
+        """Remember the states of entries, if the suite judges them."""
+        if self.judge is not None:
+            for slot, state in zip(slots, states, strict=True):
+                self.seen[slot].append(state)
+
+    def _scores(self, i: int) -> dict[str, float]:
+        if self.judge is None:
+            return {}
+        return dict(self.judge(self.tasks[i], np.stack(self.seen[i]), int(self.success_step[i]) or None))
 
     def records(self) -> list[Episode]:
         return [
@@ -173,6 +187,7 @@ class _Batch:
                 success_step=int(self.success_step[i]) or None,
                 steps=int(self.steps[i]),
                 total_reward=float(self.total_reward[i]),
+                scores=self._scores(i),
             )
             for i, task in enumerate(self.tasks)
         ]
@@ -199,6 +214,7 @@ def _run(
     clock.planning += time.perf_counter() - tock
     known = len(getattr(agent, "plan_seconds", ()))  # after reset, which may have emptied the list
     live = np.arange(len(batch.tasks))
+    batch.see(live, states)
     while live.size:
         tick = time.perf_counter()
         actions = checked(agent.act(states, live), live.size, width)
@@ -210,6 +226,7 @@ def _run(
         clock.steps += live.size
         batch.steps[live] += 1
         batch.total_reward[live] += out.rewards
+        batch.see(live, out.states)
         first = live[np.asarray(out.success, bool) & (batch.success_step[live] == 0)]
         batch.success_step[first] = batch.steps[first]
         ended = out.terminated | out.truncated | (batch.steps[live] >= limit)

@@ -1,7 +1,7 @@
 """Intervals that say how far a success rate measured on few episodes can be trusted.
 
-All are two-sided, 95 % unless told otherwise, and about *goals*: they cover the luck of which goals were
-drawn, not the luck of the training seed, for which one needs several trained models.
+All are two-sided, 95 % unless told otherwise. Those of one trained model are about *goals*: they cover the luck of
+which goals were drawn, not the luck of the training seed, for which `over_runs` needs several trained models.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, trim_mean
 
 Interval = tuple[float, float]
 
@@ -86,15 +86,53 @@ def paired_difference(
         resamples: number of bootstrap resamples.
         seed: seed of the resampling: the same numbers give the same interval.
     """
-    samples = [np.asarray(task, float) for task in differences]
-    if min(map(len, samples)) < 2:  # nothing to resample
-        return float("-inf"), float("inf")
+    found = over_runs(differences, confidence=confidence, resamples=resamples, seed=seed)
+    return found or (float("-inf"), float("inf"))  # nothing to resample
+
+
+def interquartile_mean(scores: Sequence[Sequence[float]]) -> float:
+    """Return the mean of the middle half of all runs' scores on all tasks (Agarwal et al., 2021).
+
+    Args:
+        scores: for every task, the score of each run.
+    """
+    return float(trim_mean(np.concatenate([np.asarray(task, float) for task in scores]), 0.25))
+
+
+def over_runs(
+    scores: Sequence[Sequence[float]],
+    *,
+    interquartile: bool = False,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval | None:
+    """Return a percentile bootstrap interval over runs, stratified by task (scipy's bootstrap of several samples).
+
+    Every resample has the same tasks, and of each as many runs as there are, drawn with replacement.
+
+    Args:
+        scores: for every task, the score of each run; lengths may differ.
+        interquartile: of `interquartile_mean`, and not of the mean over tasks of their means.
+        confidence: coverage, inside (0, 1).
+        resamples: number of bootstrap resamples.
+        seed: seed of the resampling: the same numbers give the same interval.
+
+    Returns:
+        None where a task has fewer than two runs: there is nothing to resample.
+    """
+    samples = [np.asarray(task, float) for task in scores]
+    if min(map(len, samples)) < 2:
+        return None
 
     def mean(*tasks: np.ndarray, axis: int) -> np.ndarray:
         return sum(task.mean(axis=axis) for task in tasks) / len(tasks)
 
+    def middle(*tasks: np.ndarray, axis: int) -> np.ndarray:
+        return np.asarray(trim_mean(np.concatenate(tasks, axis=axis), 0.25, axis=axis))
+
     found = bootstrap(
-        samples, mean, vectorized=True, paired=False, method="percentile", confidence_level=confidence,
-        n_resamples=resamples, rng=seed,
+        samples, middle if interquartile else mean, vectorized=True, paired=False, method="percentile",
+        confidence_level=confidence, n_resamples=resamples, rng=seed,
     ).confidence_interval  # fmt: skip
     return float(found.low), float(found.high)

@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 import torch
 
+from mtdiff.pipelines.maps import maps_of
 from mtdiff.pipelines.planner import PlannerPipeline
 from mtdiff.pipelines.prefix import EpisodePrefix
 from mtdiff.pipelines.prompts import Prompt
@@ -64,6 +65,10 @@ class PlannerAgent:
         self._prompts: dict[str, list[Prompt]] = {}
         if reading("prompt_states") is not None:
             self._prompts = {task: self.pipeline.prompts[task] for task in dict.fromkeys(tasks)}
+        # Shown as they lie from the present state, they are no part of what an episode's plans share.
+        prompted = reading("prompt_states")
+        self._moving = prompted is not None and prompted.lifetime == "plan"
+        self._maps = maps_of(self.pipeline, dict.fromkeys(tasks)) if reading("map") is not None else {}
         self._told = [self._draw(slot) for slot in range(count)]
         encoder = reading("history")
         self._length = encoder.length if encoder else 1
@@ -74,10 +79,10 @@ class PlannerAgent:
         self._pool: tuple[dict[Told, int], EpisodePrefix] | None = None
         self._blocks: list[tuple[np.ndarray, EpisodePrefix]] = []
         policy = self.pipeline.config.prompt_policy
-        if policy == "pool" and self._prompts:
+        if policy == "pool" and self._prompts and not self._moving:
             every = [(task, number) for task, prompts in self._prompts.items() for number in range(len(prompts))]
             self._pool = {told: row for row, told in enumerate(every)}, self._compute(every)
-        elif not self._redraws and count:
+        elif not (self._redraws or self._moving) and count:
             self._prefix(np.arange(count))
 
     def act(self, states: np.ndarray, slots: np.ndarray) -> np.ndarray:
@@ -97,9 +102,9 @@ class PlannerAgent:
 
     @property
     def prompted(self) -> bool:
-        """Whether the planner is told its task, by a prompt or by its number."""
+        """Whether the planner is told its task, by a prompt, its map or its number."""
         reading = self.pipeline.conditioning.reading
-        return reading("prompt_states") is not None or reading("task") is not None
+        return any(reading(field) is not None for field in ("prompt_states", "map", "task"))
 
     @property
     def prefix_bytes(self) -> int:
@@ -122,7 +127,7 @@ class PlannerAgent:
         if self._redraws:
             for slot in slots:
                 self._told[slot] = self._draw(slot)
-        if not self._redraws:
+        if not (self._redraws or self._moving):
             conditions: dict[str, Any] = {"prefix": self._prefix(slots)}
         elif self._pool:
             rows, prefix = self._pool
@@ -169,6 +174,7 @@ class PlannerAgent:
         return {
             "prompt": [self._prompts[task][number] for task, number in told] if self._prompts else None,
             "task": [task for task, _ in told] if self.pipeline.conditioning.reading("task") else None,
+            "map": [self._maps[task] for task, _ in told] if self._maps else None,
         }
 
     def _free_memory(self) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtdiff.conditioning.encoder import Encoder, Lifetime
 from mtdiff.errors import DataError, choices
+from mtdiff.pipelines.maps import read_map
 from mtdiff.pipelines.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def read_fields(
 
     Args:
         pipe: whose encoders.
-        given: `prompt`, `task`, `history`, `target_return` as in a pipeline's `__call__`, or None.
+        given: `prompt`, `task`, `map`, `history`, `target_return` as in a pipeline's `__call__`, or None.
         lifetimes: only for the encoders that last so long.
         batch: a batch size that is known already.
         counted: what it is known from: "generator", "batch" or "prefix".
@@ -132,13 +133,18 @@ def _read_history(pipe: SamplerPipeline, encoder: Encoder, history: Any) -> dict
         raise DataError("history: contains NaN or infinity")
     states = pipe.normalizer.states(states[:, -length:])
     padding = states.new_zeros(len(states), length - states.shape[1], width)
-    return {"history": torch.cat([padding, states], dim=1)}
+    return {"history": torch.cat([padding, states], dim=1), "present": states[:, -1]}
+
+
+def _read_map(pipe: SamplerPipeline, encoder: Encoder, drawn: Any) -> dict[str, Tensor]:
+    return {"map": torch.stack([read_map(pipe, one) for one in as_list(drawn)]).to(pipe.normalizer.where)}
 
 
 _READERS = {
     "prompt": (("prompt_states", "prompt_actions"), _read_prompt),
     "task": (("task",), _read_task),
-    "history": (("history",), _read_history),
+    "map": (("map",), _read_map),
+    "history": (("history", "present"), _read_history),
     "target_return": (("return",), _read_return),
 }
 """Argument of a call: the fields that it becomes, and how."""

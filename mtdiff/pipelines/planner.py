@@ -13,6 +13,7 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from mtdiff.pipelines.fields import PromptLike, read_fields
+from mtdiff.pipelines.maps import MapLike
 from mtdiff.pipelines.prefix import EpisodePrefix
 from mtdiff.pipelines.sampler import Generators, SamplerPipeline, per_sample
 from mtdiff.pipelines.sampler import count as given_for
@@ -96,6 +97,7 @@ class PlannerPipeline(SamplerPipeline):
         num_actions: int | None = None,
         batch: int = 1,
         memory: int | None = None,
+        map: MapLike | None = None,
     ) -> EpisodePrefix:
         """Compute once what all plans of an episode share; hand it to every call: `pipe(prefix=..., history=...)`.
 
@@ -110,13 +112,14 @@ class PlannerPipeline(SamplerPipeline):
             num_actions: most actions that will be planned with it; the horizon by default.
             batch: B, where no condition tells.
             memory: most bytes it may take; what does not fit is computed anew in every plan.
+            map: see `prompt`.
 
         Raises:
             DataError: as in a call.
             ValueError: as in a call.
         """
         steps, scale, count = self._numbers(num_inference_steps, guidance_scale, num_actions)
-        given = {"prompt": prompt, "task": task, "target_return": target_return}
+        given = {"prompt": prompt, "task": task, "map": map, "target_return": target_return}
         fields, batch = read_fields(self, given, lifetimes=("episode",), batch=batch, counted="batch")
         condition = self.conditioning.branches(fields, guided=scale != 1.0, lifetime="episode")
         return EpisodePrefix(
@@ -146,6 +149,7 @@ class PlannerPipeline(SamplerPipeline):
         return_dict: bool = True,
         task: str | Sequence[str] | None = None,
         prefix: EpisodePrefix | None = None,
+        map: MapLike | None = None,
     ) -> PlannerOutput | tuple[Tensor]:
         r"""Plan.
 
@@ -166,6 +170,8 @@ class PlannerPipeline(SamplerPipeline):
             task: name of a task of training, or B of them, for a planner that is told the task by its number.
             prefix: what `prefix` returned, instead of `prompt`, `task` and `target_return`. Without it nothing is
                 kept from one call to the next.
+            map: for a planner that is shown the map: a drawing, its numbers (R, C), the name of a task of the suite, or
+                a list of B of them.
 
         Returns:
             Actions of shape (B, n, A), inside [-1, 1].
@@ -182,7 +188,7 @@ class PlannerPipeline(SamplerPipeline):
         temperatures = self._temperatures(temperature, initial_temperature)
         with torch.inference_mode():
             solver = probe(self.scheduler, steps)
-            given = {"prompt": prompt, "task": task, "target_return": target_return, "history": history}
+            given = {"prompt": prompt, "task": task, "map": map, "target_return": target_return, "history": history}
             if prefix is None:
                 fields, batch = read_fields(self, given, batch=given_for(generator))
                 condition = self.conditioning.branches(fields, guided=scale != 1.0)

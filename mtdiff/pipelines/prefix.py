@@ -60,7 +60,7 @@ class EpisodePrefix:
         Raises:
             ValueError: conditions that it holds already, other sampling timesteps, or another number of samples.
         """
-        for name in ("prompt", "task", "target_return"):
+        for name in ("prompt", "task", "map", "target_return"):
             if given[name] is not None:
                 raise ValueError(f"{name}: is part of the prefix; give it to `pipe.prefix(...)` instead")
         if timesteps != self.shared.timesteps:
