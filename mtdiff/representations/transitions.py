@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mtdiff.data.trajectories import TrajectoryDataset
 
 _LEAST_CHANGE = 1e-5  # in model space; what changes less is constant but for rounding
+_STILL = 0.05  # of a change's spread
 
 
 @REPRESENTATIONS.register("transitions", runtime=("state_dim", "action_dim"))
@@ -31,7 +32,8 @@ class TransitionsRepresentation(Representation):
 
     What a step changes is small beside what states differ by, so a sampled state that is off by a hundredth of the
     data's spread hides the whole step. "difference" gives the change channels of its own, in units of its own spread:
-    a sample's first state is taken as it is, and each later one is the one before and the change.
+    a sample's first state is taken as it is, and each later one is the one before and the change, where changes of less
+    than a twentieth of their spread are none.
 
     Args:
         horizon: H, steps; at least 1, or 2 where "none" leaves a step without its next state.
@@ -131,7 +133,10 @@ class TransitionsRepresentation(Representation):
             both = torch.cat([states[:, :1], (states[:, 1:] + led[:, :-1]) / 2, led[:, -1:]], dim=1)
         else:
             low, high = self.bounds[: states.shape[-1]].unbind(dim=-1)
-            walked = states[:, :1] + (parts["differences"] * self.difference_scale).cumsum(dim=1)
+            changes = parts["differences"]
+            # What lies still must not drift by a network's error: in most steps most objects do.
+            changes = torch.where(changes.abs() < _STILL, 0.0, changes) * self.difference_scale
+            walked = states[:, :1] + changes.cumsum(dim=1)
             both = torch.cat([states[:, :1], walked.clamp(low, high)], dim=1)
         return {"states": both, "actions": parts["actions"], "rewards": parts["rewards"]}
 
