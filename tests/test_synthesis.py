@@ -33,7 +33,7 @@ TASKS = ["left", "right"]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "small"
-    build({"name": "residual_mlp"}).save_pretrained(folder)
+    build({"name": "residual_mlp"}, next_states="none").save_pretrained(folder)
     return folder
 
 
@@ -274,7 +274,7 @@ def test_prompt_files_make_tasks_possible_that_were_never_trained(model: Path, t
 
 
 def test_a_synthesizer_that_is_told_a_number_writes_what_it_was_trained_on(tmp_path: Path) -> None:
-    recipe = {**values({"name": "residual_mlp"}), "conditioning": {"task": {"name": "one_hot"}}}
+    recipe = {**values({"name": "residual_mlp"}, next_states="none"), "conditioning": {"task": {"name": "one_hot"}}}
     compose(recipe, walk(0), None)[0].save_pretrained(tmp_path / "model")
     summary = make(tmp_path / "model", tmp_path / "data", transitions=1)
     assert [row["transitions"] for row in summary["tasks"]] == [T, T] and summary["tasks"][0]["prompts"] == 0
