@@ -39,7 +39,9 @@ def test_representation_there_and_back(spec: Any, tmp_path: Path) -> None:
     assert (representation.bounds[:, 0] < representation.bounds[:, 1]).all()
     representation.bounds.mul_(10)  # random windows pass those of actions
     for name, value in representation.decode(x).items():
-        torch.testing.assert_close(value, batch[name][:, : value.shape[1]])
+        # The least changes of states are taken for none: a twentieth of their spread, which is 1 here, at every step.
+        lost = 0.05 * value.shape[1] if name == "states" else 1e-5
+        torch.testing.assert_close(value, batch[name][:, : value.shape[1]], rtol=1e-5, atol=lost)
     # Windows of actions are drawn at every step, so some pass the end of their episode, and are told apart.
     assert torch.equal(weight.amax(-1) > 0, batch["mask"])
     assert batch["mask"].all() == bool(representation.window())

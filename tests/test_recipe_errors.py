@@ -13,7 +13,7 @@ from mtdiff.registry import BACKBONES, SCHEDULERS
 
 SECTIONS = (
     "pipeline, seed, suite, data, normalization, representation, conditioning, backbone, scheduler, sampling, "
-    "training, evaluation, augment, augmentations, schema, extends, imports, vary"
+    "training, evaluation, augment, ablation, augmentations, schema, extends, imports, vary"
 )
 GPT2 = (
     "width, num_layers, num_heads, inner, dropout, activation, attention, token_order, linear_ends, "
@@ -42,7 +42,7 @@ def faults(text: str, *overrides: str) -> list[str]:
             "temporal_unet. Did you mean 'gpt2'?"),
         ("scheduler: {name: ddmp}", "scheduler.name: unknown scheduler 'ddmp'. Allowed: ddim, ddpm, deis, "
             "dpm_solver, edm, unipc. Did you mean 'ddpm'?"),
-        ("suite: metawrld", "suite.name: unknown suite 'metawrld'. Allowed: gymnasium, metaworld, "
+        ("suite: metawrld", "suite.name: unknown suite 'metawrld'. Allowed: gymnasium, maze2d, metaworld, "
             "offline. Did you mean 'metaworld'?"),
         ("backbone: {n_layers: 3}", f"backbone.n_layers: gpt2 takes no 'n_layers'. Allowed: {GPT2}. "
             "Did you mean 'num_layers'?"),
@@ -197,4 +197,4 @@ def test_parts_of_others_that_lack_what_the_rest_is_built_by(text: str, expected
 def test_a_recipe_needs_a_name() -> None:
     with pytest.raises(RecipeError) as error:
         load_recipe(" ")
-    assert str(error.value).startswith("a recipe needs a name or a path, got ' '. Shipped: metaworld/planner_mt10, ")
+    assert str(error.value).startswith("a recipe needs a name or a path, got ' '. Shipped: ablations/")
