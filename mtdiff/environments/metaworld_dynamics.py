@@ -46,7 +46,7 @@ class MetaWorldDynamics:
       of the machine in coffee-pull.
 
     So recorded transitions do not come out exactly either. `mtdiff.evaluation.fidelity` measures that floor beside
-    every error, and `benchmarks/fidelity.py` prints it. An action moves the hand little within its own step, so even
+    every error, and `mtdiff augment` shows it. An action moves the hand little within its own step, so even
     the actions of other states come near. Orientations of free objects are `blurred`: reported, and not part of the
     total. In drawer-open the first two states of an episode are not restored: there the drawer jumps.
 
