@@ -151,6 +151,11 @@ SECTIONS: Sections = {
         doc="What `mtdiff augment` compares: tasks of which little is known, and a learner.",
         optional=True,
     ),
+    "ablation": SettingsSection(
+        target="mtdiff.studies.ablate:Ablation",
+        doc="What `mtdiff ablate` compares besides the axes of `vary`.",
+        optional=True,
+    ),
     "augmentations": RolesSection(
         registry=AUGMENTATIONS, doc="The augmentations that `mtdiff augment` compares, by label.", optional=True
     ),
@@ -167,6 +172,7 @@ EXCLUDED: tuple[str, ...] = (
     "evaluation",  # has a hash of its own: `recipe.section_hash("evaluation")`
     "augment",  # what is done with a synthesizer once it is trained
     "augmentations",
+    "ablation",  # which recipes there are, not what one of them is
 )
 """Keys that do not change a trained model, and so not the recipe's hash. A section's own hash leaves out only
 the dotted ones."""
