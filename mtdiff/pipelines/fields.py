@@ -56,7 +56,8 @@ def read_fields(
                     f"{argument}: this {pipe.kind} was trained with it, so {pipe.makes} needs it; got nothing"
                 )
             fields |= read(pipe, encoder, value)
-    sizes = {name: len(value) for name, value in fields.items()}
+    # The present state is the history's last: nobody handed it over.
+    sizes = {name: len(value) for name, value in fields.items() if name != "present"}
     largest = max([batch, *sizes.values()])
     if any(size not in (1, largest) for size in sizes.values()) or (counted == "prefix" and batch != largest):
         counts = sizes | ({counted: batch} if batch > 1 or counted == "prefix" else {})
