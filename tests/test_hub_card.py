@@ -32,6 +32,8 @@ from mtdiff.sharing.example import another_solver, use
 from mtdiff.sharing.push import push
 from mtdiff.sharing.subject import Subject, of_pipeline, of_source
 
+pytestmark = pytest.mark.slow  # together they take a quarter of a minute
+
 WINS = {"reach-v3": 9, "push-v3": 2}
 LATENCY = {"one environment": {"plans": 50, "batch": 1.0, "p50": 0.0042, "p95": 0.0061}, "during the evaluation": None}
 

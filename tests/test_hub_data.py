@@ -22,6 +22,8 @@ from mtdiff.recipe import load_recipe
 from mtdiff.run_data import collect_data, data_folder, load_data
 from mtdiff.sharing.push import push
 
+pytestmark = pytest.mark.slow  # together they take a quarter of a minute
+
 DATA = "user/episodes"
 SUITE = Offline(tasks=["reach-v3", "push-v3"], state_dim=5, action_dim=2)
 SENTENCES = ("Pick up the cube.", "Push it!")
