@@ -15,6 +15,8 @@ def square(content: dict[str, Any], where: dict[str, Any]) -> dict[str, Any]:
     number = content["number"]
     if number == "wrong":
         raise DataError("this number is wrong")
+    if number == "unforeseen":
+        raise RuntimeError("nobody thought of this")
     if number == "deadly":
         os.kill(os.getpid(), signal.SIGKILL)
     (Path(str(where["marks"])) / f"{number}-{os.getpid()}").touch()

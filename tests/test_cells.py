@@ -56,6 +56,15 @@ def test_a_cell_is_measured_once_and_a_failure_stops_no_other(jobs: int, tmp_pat
     assert results.missing(more) == [cells[1]]
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_error_that_nobody_thought_of_stops_no_other_cell(jobs: int, tmp_path: Path, marks: Path) -> None:
+    results = Results(tmp_path / "results")
+    cells = [cell(n, marks) for n in ("unforeseen", 2, 3)]
+    failed = run_cells(cells, results, jobs=jobs, progress=False)
+    assert list(failed) == [cells[0].hash] and "RuntimeError: nobody thought of this" in str(failed[cells[0].hash])
+    assert results.missing(cells) == [cells[0]]
+
+
 def test_a_worker_that_dies_is_replaced(tmp_path: Path, marks: Path) -> None:
     results = Results(tmp_path / "results")
     cells = [cell(n, marks) for n in ("deadly", 2, 3, 4)]

@@ -147,7 +147,7 @@ class Maze2D:
             ) from error
 
     def make(self, task: str) -> MazeEnvironment:
-        """Make the environment of one of this suite's tasks: 3 ms and 0.1 MB.
+        """Make the environment of one of this suite's tasks; it is small and quick, for there may be hundreds.
 
         Raises:
             EnvironmentFault: the task is not in this suite, or gymnasium-robotics is not installed.

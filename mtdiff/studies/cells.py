@@ -14,6 +14,7 @@ import importlib
 import json
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -158,6 +159,8 @@ def _here(cells: Sequence[Cell]) -> Iterator[Measured]:
             found: Any = bench.measure(cell.measure, dict(cell.content), dict(cell.where))
         except MTDiffError as error:
             found = error
+        except Exception as error:  # somebody else's part, a full GPU: the other cells go on
+            found = MTDiffError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
         yield cell, found, time.perf_counter() - begun
 
 
