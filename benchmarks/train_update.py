@@ -107,11 +107,12 @@ def require_equal(trainer: Trainer, loop: PlainLoop) -> None:
     drawn = trainer._draw(trainer.train_windows, torch.Generator().manual_seed(0), BATCH // TASKS)
     drop = {name[5:]: value for name, value in drawn.items() if name.startswith("drop.")}
     with torch.no_grad():
-        trainer.denoiser.eval()
+        trainer.module.eval()
         loop.denoiser.eval()
         ours = trainer._loss(trainer.train_windows, drawn)[0].mean()
         batch = trainer.train_windows.gather({name: drawn[name] for name in ("task", "row", "demonstration", "start")})
-        theirs = plain_loss(loop.denoiser, loop.alphas_cumprod, batch, drawn["timestep"], drawn["noise"], drop or None)
+        timestep, noise = drawn["drawn.timestep"], drawn["drawn.noise"]
+        theirs = plain_loss(loop.denoiser, loop.alphas_cumprod, batch, timestep, noise, drop or None)
         loop.denoiser.train()
     torch.testing.assert_close(ours, theirs)
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mtdiff import cli_ablate, cli_augment, cli_prompt, cli_push, cli_synthesize
+from mtdiff import cli_ablate, cli_augment, cli_finetune, cli_prompt, cli_push, cli_synthesize
 from mtdiff.documents import describe
 from mtdiff.environments.processes import available_cores
 from mtdiff.errors import MTDiffError, choices
@@ -239,6 +239,7 @@ def evaluate(
     return document
 
 
+verb(cli_finetune.finetune)
 verb(cli_synthesize.synthesize)
 verb(cli_ablate.ablate)
 verb(cli_augment.augment)

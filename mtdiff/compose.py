@@ -10,14 +10,16 @@ import torch
 
 from mtdiff.conditioning.mapping import Conditioning
 from mtdiff.data.normalizer import Normalization, Normalizer
-from mtdiff.data.windows import PromptWindows, Windows
+from mtdiff.data.prompt_windows import PromptWindows
+from mtdiff.data.windows import Windows
 from mtdiff.errors import RecipeError
 from mtdiff.pipelines import PIPELINES
 from mtdiff.pipelines.maps import maps_of
+from mtdiff.pipelines.policy import PolicyPipeline
 from mtdiff.pipelines.prompts import Prompt, PromptLibrary
-from mtdiff.pipelines.sampler import SamplerPipeline
 from mtdiff.pipelines.sampling import Sampling
-from mtdiff.registry import BACKBONES, CONDITIONING, REPRESENTATIONS, SCHEDULERS, SUITES
+from mtdiff.pipelines.trained import TrainedPipeline
+from mtdiff.registry import BACKBONES, CONDITIONING, POLICIES, REPRESENTATIONS, SCHEDULERS, SUITES
 from mtdiff.schedulers.noise import over_noise
 
 if TYPE_CHECKING:
@@ -46,27 +48,21 @@ def compose(
             roles=dict(values["conditioning"]),
             state_dim=state_dim,
             action_dim=action_dim,
-            width=values["backbone"]["width"],
+            width=token_width(values),
             tasks=dataset.tasks,
             map_shape=_map_shape(values),
+            **_state_units(values, normalizer),
         )
-        representation = REPRESENTATIONS.build(values["representation"], state_dim=state_dim, action_dim=action_dim)
-        representation.limit(normalizer, dataset)
-        backbone = BACKBONES.build(
-            values["backbone"],
-            channels=representation.channels,
-            horizon=representation.horizon,
-            roles=conditioning.roles,
-            pieces=representation.pieces,
-        )
+        parts = _networks(values, conditioning, normalizer, dataset)
     sampling = dict(values["sampling"])
     library = prompt_library(conditioning, dataset.tasks, prompts, sampling.pop("prompts_per_task"), values["seed"])
-    training_scheduler = SCHEDULERS.build(values["scheduler"])
+    solver, training_scheduler = sampling.pop("scheduler"), None
+    if "scheduler" in values:
+        training_scheduler = SCHEDULERS.build(values["scheduler"])
+        parts["scheduler"] = sampling_scheduler(solver, values["scheduler"])
     pipeline = kind(
-        backbone=backbone,
+        **parts,
         conditioning=conditioning,
-        representation=representation,
-        scheduler=sampling_scheduler(sampling.pop("scheduler"), values["scheduler"]),
         normalizer=normalizer,
         prompts=library,
         suite=dict(values["suite"]) if "suite" in values else None,
@@ -75,28 +71,61 @@ def compose(
     return pipeline, training_scheduler
 
 
+def token_width(values: Mapping[str, Any]) -> int:
+    """C, width of condition tokens: that of the network that reads them."""
+    return values["policy" if "policy" in values else "backbone"]["width"]
+
+
+def _networks(
+    values: Mapping[str, Any], conditioning: Conditioning, normalizer: Normalizer, dataset: TrajectoryDataset
+) -> dict[str, Any]:
+    """The parts that act or sample, by the pipeline's names for them."""
+    sizes = {"state_dim": dataset.states.shape[1], "action_dim": dataset.actions.shape[1]}
+    if "policy" in values:
+        sizes["num_tasks"] = len(dataset.tasks)
+        sizes["updates"] = values.get("training", {}).get("updates", 0)
+        policy = POLICIES.build(values["policy"], roles=conditioning.roles, **sizes)
+        policy.measure(normalizer, dataset)
+        return {"policy": policy}
+    representation = REPRESENTATIONS.build(values["representation"], **sizes)
+    representation.limit(normalizer, dataset)
+    backbone = BACKBONES.build(
+        values["backbone"],
+        channels=representation.channels,
+        horizon=representation.horizon,
+        roles=conditioning.roles,
+        pieces=representation.pieces,
+    )
+    return {"backbone": backbone, "representation": representation}
+
+
 def windows(
-    pipeline: SamplerPipeline,
+    pipeline: TrainedPipeline,
     dataset: TrajectoryDataset,
     prompts: TrajectoryDataset | None,
     device: torch.device | str = "cpu",
     returns_of: TrajectoryDataset | None = None,
 ) -> Windows:
     """Windows with just the fields that a pipeline's parts read; see `Windows` for `returns_of`."""
+    if isinstance(pipeline, PolicyPipeline):
+        policy = pipeline.policy
+        shown = {"horizon": policy.horizon, "history": policy.length, **policy.window()}
+    else:
+        representation = pipeline.representation
+        shown = {"horizon": representation.horizon, **representation.window()}
     return Windows(
         dataset,
         pipeline.normalizer,
-        horizon=pipeline.representation.horizon,
         prompts=prompts,
         device=device,
         returns_of=returns_of,
         maps=_maps(pipeline, dataset.tasks),
-        **pipeline.representation.window(),
+        **shown,
         **pipeline.conditioning.window(),
     )
 
 
-def set_sampling(pipeline: SamplerPipeline, changes: Mapping[str, Any]) -> None:
+def set_sampling(pipeline: TrainedPipeline, changes: Mapping[str, Any]) -> None:
     """Change sampling defaults of a pipeline: `Sampling`'s arguments, a scheduler over the noise it was trained with.
 
     Raises:
@@ -108,6 +137,8 @@ def set_sampling(pipeline: SamplerPipeline, changes: Mapping[str, Any]) -> None:
         raise RecipeError("sampling.prompts_per_task: a trained pipeline keeps its prompts; change it in the recipe")
     Sampling(**changes)
     changes = {key: value for key, value in changes.items() if key in (*pipeline.settings(), "scheduler")}
+    if pipeline.kind == "policy":
+        changes.pop("scheduler", None)  # as all else in `sampling` that says how plans are sampled
     if "scheduler" in changes:
         part = changes.pop("scheduler")
         pipeline.scheduler = over_noise(SCHEDULERS.build(part or "ddpm"), pipeline.scheduler)
@@ -126,7 +157,13 @@ def _map_shape(values: Mapping[str, Any]) -> tuple[int, int] | None:
     return getattr(SUITES.build(values["suite"]), "map_shape", None) if shown else None
 
 
-def _maps(pipeline: SamplerPipeline, tasks: list[str]) -> np.ndarray | None:
+def _state_units(values: Mapping[str, Any], normalizer: Normalizer) -> dict[str, list[float]]:
+    """How states become model space, if a condition must undo it."""
+    needed = any("state_loc" in CONDITIONING[spec["name"]].runtime for spec in values["conditioning"].values())
+    return {name: getattr(normalizer, name).tolist() for name in ("state_loc", "state_scale")} if needed else {}
+
+
+def _maps(pipeline: TrainedPipeline, tasks: list[str]) -> np.ndarray | None:
     """The tasks' maps (tasks, R, C), if a condition shows them."""
     if pipeline.conditioning.reading("map") is None:
         return None

@@ -1,18 +1,20 @@
-"""The one training loss and the one sampling loop of the library.
+"""The one training loss, the one sampling loop of the library, and the probability of what that loop did.
 
-Shapes: B batch, H horizon, D channels of the diffused element, S sampling timesteps, G guidance branches.
+Shapes: B batch, H horizon, D channels of the diffused element, S sampling timesteps, G guidance branches, T of the S
+calls, the last ones.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
-from mtdiff.schedulers.solver import Solver
+from mtdiff.schedulers.solver import Solver, x_0_of
 
 Loss = Literal["mse", "huber"]
 
@@ -21,6 +23,10 @@ Predict = Callable[[Tensor, int], Tensor]
 
 G is 1, or 2 when guided: the conditional branch first, the unconditional one second.
 """
+
+PredictAll = Callable[[Tensor, Tensor], Tensor]
+"""`predict(x, i)`: x of shape (T B, H, D), all B samples at the first of T calls, then at the second ...; the number
+of its call for each row, i (T B,); to predictions (T B, H, D)."""
 
 
 class Denoiser(nn.Module):
@@ -121,6 +127,8 @@ def sample(
     bounds: Tensor | None = None,
     temperature: float = 1.0,
     initial_temperature: float | None = None,
+    std_floor: float = 0.0,
+    chain: bool = False,
 ) -> Tensor:
     """Turn noise into samples: S calls of `predict`, one weighted sum after each.
 
@@ -137,12 +145,17 @@ def sample(
         bounds: lower and upper limits of every channel of x0, (D, 2), or None.
         temperature: factor on the variance of the noise of every call (0.5 in the paper).
         initial_temperature: factor on the variance of x_K; by default `temperature`.
+        std_floor: least standard deviation of the noise of every call, the last one included, which DDPM leaves
+            without any. Above 0 it needs as much noise as a stochastic solver.
+        chain: return every x, not the last alone: what `log_prob` can weigh.
 
     Returns:
-        x_0 of shape (B, H, D).
+        x_0 of shape (B, H, D), or the chain x_K ... x_0 of shape (S + 1, B, H, D).
     """
-    if solver.stochastic and len(noise) < len(solver) + 1:
-        raise ValueError(f"noise: a stochastic scheduler needs {len(solver) + 1} tensors, got {len(noise)}")
+    stds = deviations(solver, temperature, std_floor)
+    if any(stds) and len(noise) < len(solver) + 1:
+        kind = "scheduler" if solver.stochastic else "sampler"
+        raise ValueError(f"noise: a stochastic {kind} needs {len(solver) + 1} tensors, got {len(noise)}")
     spread = temperature**0.5
     x = noise[0] * (spread if initial_temperature is None else initial_temperature**0.5)
     xs, x0s = [x], []
@@ -155,7 +168,87 @@ def sample(
             x0 = torch.clamp(x0, bounds[:, 0], bounds[:, 1])
         x0s.append(x0)
         x = solver.combine(i, xs, x0s)
-        if solver.c[i]:
-            x = x + solver.c[i] * spread * noise[i + 1]
+        if stds[i]:
+            x = x + stds[i] * noise[i + 1]
         xs.append(x)
-    return x
+    return torch.stack(xs) if chain else x
+
+
+def deviations(solver: Solver, temperature: float = 1.0, std_floor: float = 0.0) -> list[float]:
+    """Standard deviation of the fresh noise of every call, S numbers."""
+    return [max(value * temperature**0.5, std_floor) for value in solver.c]
+
+
+class Transitions(NamedTuple):
+    """The Gaussians that the last T calls drew from: mean (T, B, H, D) and standard deviation (T,)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def log_prob(self, chain: Tensor) -> Tensor:
+        """Log-probability (T, B) of what a chain (S + 1, B, H, D) drew from them, summed over H and D."""
+        std = self.std[:, None, None, None]
+        deviation = (chain[-len(self.mean) :] - self.mean) / std
+        return -(0.5 * deviation.square() + std.log() + 0.5 * math.log(2 * math.pi)).sum(dim=(-2, -1))
+
+    def divergence(self, other: Transitions) -> Tensor:
+        """Kullback-Leibler divergence (T, B) from `other`, whose standard deviations are the same."""
+        deviation = (self.mean - other.mean) / self.std[:, None, None, None]
+        return 0.5 * deviation.square().sum(dim=(-2, -1))
+
+
+def transitions(
+    predict: PredictAll,
+    solver: Solver,
+    chain: Tensor,
+    *,
+    last: int | None = None,
+    prediction_type: str = "sample",
+    bounds: Tensor | None = None,
+    temperature: float = 1.0,
+    std_floor: float = 0.0,
+) -> Transitions:
+    """Find what the last calls of a recorded chain drew from, under the weights of now: one call of `predict` for all.
+
+    The estimates of x0 are clamped and combined, and the noise is scaled, just as `sample` does, without guidance.
+
+    Args:
+        predict: see `PredictAll`.
+        solver: as in `sample`, likewise `prediction_type`, `bounds`, `temperature` and `std_floor`.
+        chain: what `sample(..., chain=True)` returned, (S + 1, B, H, D).
+        last: T, how many calls, 1 to S; all by default.
+        prediction_type: see `solver`.
+        bounds: see `solver`.
+        temperature: see `solver`.
+        std_floor: see `solver`.
+
+    Raises:
+        ValueError: T is out of range, or a call draws no noise, so that what it did has no density.
+    """
+    count = len(solver)
+    last = count if last is None else last
+    if not 1 <= last <= count:
+        raise ValueError(f"last: must be between 1 and the {count} sampling timesteps, got {last}")
+    stds = deviations(solver, temperature, std_floor)[-last:]
+    if min(stds) <= 0:
+        raise ValueError(
+            f"std_floor: must be above 0, because call {count - last + stds.index(min(stds)) + 1} of {count} draws "
+            f"no noise, got {std_floor}"
+        )
+    a, b = (weights[-last:].to(chain) for weights in solver.matrices)
+    first = int((b != 0).any(0).nonzero()[0])  # a solver of higher order looks back at earlier estimates
+    calls = torch.arange(first, count, device=chain.device)
+    x = chain[first:-1]
+    told = calls.repeat_interleave(x.shape[1])
+    alpha, sigma = (torch.tensor(v, device=x.device)[calls, None, None, None] for v in (solver.alpha, solver.sigma))
+    prediction = predict(x.flatten(0, 1), told).float().view_as(x)
+    x0 = x_0_of(prediction, x, alpha, sigma, prediction_type)
+    if bounds is not None:
+        x0 = torch.clamp(x0, bounds[:, 0], bounds[:, 1])
+    mean = torch.tensordot(a, chain[:-1], dims=1) + torch.tensordot(b[:, first:], x0, dims=1)
+    return Transitions(mean, torch.tensor(stds, device=chain.device))
+
+
+def log_prob(predict: PredictAll, solver: Solver, chain: Tensor, **options: Any) -> Tensor:
+    """Log-probability (T, B) of each of the last T calls of a chain under the weights of now; see `transitions`."""
+    return transitions(predict, solver, chain, **options).log_prob(chain)

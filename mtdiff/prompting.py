@@ -16,7 +16,7 @@ from mtdiff.pipelines.prompts import Prompt
 
 if TYPE_CHECKING:
     from mtdiff.environments.suite import Suite
-    from mtdiff.pipelines.sampler import SamplerPipeline
+    from mtdiff.pipelines.trained import TrainedPipeline
 
 
 def make_prompt(
@@ -85,7 +85,7 @@ def make_prompt(
     }
 
 
-def demonstrate(pipeline: SamplerPipeline, suite: Suite, source: Any, *, count: int, seed: int = 0) -> list[str]:
+def demonstrate(pipeline: TrainedPipeline, suite: Suite, source: Any, *, count: int, seed: int = 0) -> list[str]:
     """Record demonstrations of the suite's tasks that a pipeline has no prompt for, and give it prompts cut from them.
 
     Args:
@@ -143,7 +143,7 @@ def prompt_files(arguments: Sequence[str]) -> dict[str, list[str]]:
     return files
 
 
-def show_prompts(pipeline: SamplerPipeline, files: Mapping[str, Sequence[str | Path]]) -> str:
+def show_prompts(pipeline: TrainedPipeline, files: Mapping[str, Sequence[str | Path]]) -> str:
     """Give a pipeline prompts from files, in the place of those that it has for these tasks.
 
     Args:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 __all__ = [
-    "AUGMENTATIONS", "BACKBONES", "CONDITIONING", "DATA", "LEARNERS", "REGISTRIES", "REPRESENTATIONS", "SCHEDULERS",
-    "SUITES", "Argument", "Nested", "Part", "PartSpec", "Registry",
+    "AUGMENTATIONS", "BACKBONES", "CONDITIONING", "DATA", "LEARNERS", "POLICIES", "REGISTRIES", "REPRESENTATIONS",
+    "SCHEDULERS", "SUITES", "Argument", "Nested", "Part", "PartSpec", "Registry",
 ]  # fmt: skip
 
 Target = TypeVar("Target", bound=Callable[..., Any])
@@ -197,6 +197,7 @@ REPRESENTATIONS = Registry("representation", "mtdiff.representations")
 SUITES = Registry("suite", "mtdiff.environments")
 DATA = Registry("data", "mtdiff.data.sources")
 LEARNERS = Registry("learner", "mtdiff.learners")
+POLICIES = Registry("policy", "mtdiff.policies")
 AUGMENTATIONS = Registry("augmentation", "mtdiff.augmentations")
 
 REGISTRIES: dict[str, Registry] = {
@@ -207,5 +208,6 @@ REGISTRIES: dict[str, Registry] = {
     "suites": SUITES,
     "data": DATA,
     "learners": LEARNERS,
+    "policies": POLICIES,
     "augmentations": AUGMENTATIONS,
 }

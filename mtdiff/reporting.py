@@ -33,7 +33,7 @@ from mtdiff.world import on_main, planning_device
 
 if TYPE_CHECKING:
     from mtdiff.environments.suite import Suite
-    from mtdiff.pipelines.planner import PlannerPipeline
+    from mtdiff.pipelines.trained import TrainedPipeline
 
 ALLOWED = ("suite", "sampling", "evaluation")
 """Sections that may differ from the ones a pipeline was trained with."""
@@ -75,7 +75,7 @@ def evaluate_trained(
             has other states and actions than the pipeline was trained on.
         EnvironmentFault: the suite has no simulator, or it failed.
     """
-    from mtdiff.pipelines.agent import PlannerAgent
+    from mtdiff.pipelines import AGENTS
 
     folder = fetch(source)
     run = Run(folder.parent) if (folder.parent / "run.json").is_file() else None
@@ -84,9 +84,10 @@ def evaluate_trained(
     # Before the pipeline, whose parts it may have to import.
     recipe = load_recipe(kept, overrides) if kept.is_file() else None
     pipeline = load(folder, trust_remote_code=trusted(source))
-    if getattr(pipeline, "kind", "planner") != "planner":
+    kind = getattr(pipeline, "kind", "planner")
+    if kind not in AGENTS:
         raise MTDiffError(
-            f"{source}: is a {pipeline.kind}, which writes data and does not act; only a planner can be evaluated"
+            f"{source}: is a {kind}, which writes data and does not act; only a planner or a policy can be evaluated"
         )
     pipeline = pipeline.to(planning_device())
     recipe = recipe or _recipe_of(pipeline, folder, overrides)
@@ -96,7 +97,7 @@ def evaluate_trained(
     shown = show_prompts(pipeline, prompts or {})
     place = home / "evaluation" / recipe.section_hash(*ALLOWED, fingerprint=_content(folder) + shown)
 
-    agent = PlannerAgent(pipeline)
+    agent: Any = AGENTS[kind](pipeline)
     findings = on_main(lambda: None if again else Findings.load(place))
     if findings is None:
         suite: Suite = recipe.build("suite")
@@ -108,13 +109,12 @@ def evaluate_trained(
         unknown = [task for task in suite.tasks if task not in pipeline.prompts]
         if pipeline.conditioning.reading("prompt_states") and unknown:
             raise MTDiffError(
-                f"suite.tasks: this planner has no prompt for {', '.join(unknown)}; "
-                f"it has {', '.join(pipeline.prompts)}"
+                f"suite.tasks: this {kind} has no prompt for {', '.join(unknown)}; it has {', '.join(pipeline.prompts)}"
             )
         numbered = pipeline.conditioning.config.tasks if pipeline.conditioning.reading("task") else suite.tasks
         if unknown := [task for task in suite.tasks if task not in numbered]:
             raise MTDiffError(
-                f"suite.tasks: this planner is told the task by its number and was not trained on "
+                f"suite.tasks: this {kind} is told the task by its number and was not trained on "
                 f"{', '.join(unknown)}; it knows {', '.join(numbered)}"
             )
         findings = _measure(pipeline, agent, suite, settings, place, progress=progress)
@@ -132,7 +132,7 @@ def evaluate_trained(
 
 
 def _measure(
-    pipeline: PlannerPipeline, agent: Any, suite: Suite, settings: Evaluation, place: Path, *, progress: bool
+    pipeline: TrainedPipeline, agent: Any, suite: Suite, settings: Evaluation, place: Path, *, progress: bool
 ) -> Findings:
     result = evaluate(agent, suite, settings=settings, progress=progress)
     swapped = demonstrator = None
@@ -191,16 +191,16 @@ def _refuse_other_sections(overrides: Sequence[str]) -> None:
             )
 
 
-def _refuse_other_sizes(pipeline: PlannerPipeline, suite: Suite) -> None:
+def _refuse_other_sizes(pipeline: TrainedPipeline, suite: Suite) -> None:
     trained = pipeline.normalizer.config.state_dim, pipeline.normalizer.config.action_dim
     if (suite.state_dim, suite.action_dim) != trained:
         raise MTDiffError(
-            f"suite: this planner was trained on states of {trained[0]} numbers and actions of {trained[1]}, "
+            f"suite: this {pipeline.kind} was trained on states of {trained[0]} numbers and actions of {trained[1]}, "
             f"and '{suite.name}' has {suite.state_dim} and {suite.action_dim}"
         )
 
 
-def _recipe_of(pipeline: PlannerPipeline, folder: Path, overrides: Sequence[str]) -> Recipe:
+def _recipe_of(pipeline: TrainedPipeline, folder: Path, overrides: Sequence[str]) -> Recipe:
     """A recipe that knows no more than the suite the pipeline was trained for."""
     if pipeline.config.suite is None and not any(override.startswith("suite") for override in overrides):
         raise MTDiffError(f"{folder}: does not say for which suite it was trained; add suite.tasks=...")

@@ -51,7 +51,7 @@ def drawn_plans(agent: Any, pipeline: PlannerPipeline, suite: Suite, settings: E
     """Draw plans on the suite's maps; nothing where it has none."""
     from mtdiff.pipelines.agent import PlannerAgent
 
-    if not hasattr(suite, "map"):
+    if not hasattr(suite, "map") or pipeline.kind != "planner":
         return {}
     horizon = pipeline.representation.horizon
     opener = PlannerAgent(pipeline, execute=horizon)

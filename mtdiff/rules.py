@@ -13,11 +13,13 @@ from typing import Any
 
 from mtdiff.argument_check import show
 from mtdiff.errors import MTDiffError
+from mtdiff.finetuning import check as check  # its rules
 from mtdiff.recipe.check import rule
 from mtdiff.registry import (
     BACKBONES,
     CONDITIONING,
     DATA,
+    POLICIES,
     REPRESENTATIONS,
     SCHEDULERS,
     SUITES,
@@ -32,6 +34,7 @@ MEASURES = {
     "backbone": ("width",),
     "representation": ("horizon",),
     "scheduler": ("num_train_timesteps",),
+    "policy": ("width",),
 }
 """Arguments that every part of a section takes, because other parts are built or checked by them."""
 
@@ -39,7 +42,6 @@ MEASURES = {
 @rule
 def parts_can_be_built(values: Values) -> Found:
     """Every part accepts its arguments, and the backbone fits the representation and the conditions."""
-    from mtdiff.conditioning.encoder import Role
     from mtdiff.schedulers.noise import over_noise
 
     faults = list(_unmeasured(values))
@@ -48,15 +50,22 @@ def parts_can_be_built(values: Values) -> Found:
         return
     for section, registry in (("suite", SUITES), ("data", DATA), ("scheduler", SCHEDULERS)):
         with _collect(faults, section):
-            registry.build(values[section])
+            if section in values:
+                registry.build(values[section])
     solver = values["sampling"]["scheduler"]
-    if solver is not None and not any(section.startswith("scheduler") for section, _ in faults):
+    if (
+        solver is not None
+        and "scheduler" in values
+        and not any(section.startswith("scheduler") for section, _ in faults)
+    ):
         with _collect(faults, "sampling.scheduler"):
             over_noise(SCHEDULERS.build(solver), SCHEDULERS.build(values["scheduler"]))
-    roles = [
-        Role(name=name, num_tokens=part.num_tokens, lifetime=part.lifetime, added=part.added)
-        for name, part in _encoders(values, faults).items()
-    ]
+    roles = _roles(_encoders(values, faults))
+    if "policy" in values:
+        with _collect(faults, "policy"):
+            _on_meta(POLICIES, values["policy"], roles=roles, **_sizes(values))
+        yield from faults
+        return
     with _collect(faults, "representation"):
         representation = _on_meta(REPRESENTATIONS, values["representation"], **_sizes(values))
         sizes = {"channels": representation.channels, "horizon": representation.horizon, "roles": roles}
@@ -69,6 +78,8 @@ def parts_can_be_built(values: Values) -> Found:
 @rule
 def pipeline_samples_what_is_diffused(values: Values) -> Found:
     """A planner diffuses actions, a synthesizer transitions, and it is told neither states nor a return."""
+    if "representation" not in values:
+        return
     kind, spec = values["pipeline"], values["representation"]
     sampled_by = {name: getattr(REPRESENTATIONS[name].target, "pipeline", "planner") for name in REPRESENTATIONS}
     if sampled_by[spec["name"]] != kind:
@@ -80,6 +91,20 @@ def pipeline_samples_what_is_diffused(values: Values) -> Found:
         if {"history", "return"} & set(part.reads):
             name = values["conditioning"][role]["name"]
             yield f"conditioning.{role}", f"must be null, because a synthesizer is told its task alone, got {name}"
+
+
+@rule
+def a_policy_is_told_what_lasts(values: Values) -> Found:
+    """A policy reads states itself."""
+    if "policy" not in values or any(_unmeasured(values)):
+        return
+    for role, part in _encoders(values, []).items():
+        if part.lifetime == "plan":
+            name = values["conditioning"][role]["name"]
+            yield f"conditioning.{role}", f"must be null, because a policy reads states itself, got {name}"
+    horizon = values["policy"].get("horizon", 1)
+    if values["sampling"]["execute"] > horizon:
+        yield "sampling.execute", f"must be at most policy.horizon={horizon}, got {values['sampling']['execute']}"
 
 
 @rule
@@ -122,6 +147,8 @@ def roles_can_live_together(values: Values) -> Found:
 @rule
 def sampling_fits_training(values: Values) -> Found:
     """A plan is not sampled longer, or guided by more, than was trained."""
+    if "scheduler" not in values:
+        return
     sampling, scheduler = values["sampling"], values["scheduler"]
     timesteps = scheduler.get("num_train_timesteps", sampling["num_inference_steps"])
     if sampling["num_inference_steps"] > timesteps:
@@ -148,8 +175,8 @@ def scheduler_can_sample(values: Values) -> Found:
     from mtdiff.compose import sampling_scheduler
     from mtdiff.schedulers.solver import probe
 
-    count, training = values["sampling"]["num_inference_steps"], values["scheduler"]
-    if any(_unmeasured(values)) or count > training["num_train_timesteps"]:
+    count, training = values["sampling"]["num_inference_steps"], values.get("scheduler")
+    if training is None or any(_unmeasured(values)) or count > training["num_train_timesteps"]:
         return
     try:
         scheduler = sampling_scheduler(values["sampling"]["scheduler"], training)
@@ -168,7 +195,11 @@ def sampling_asks_for_what_was_trained(values: Values) -> Found:
 
     if any(_unmeasured(values)):
         return
-    reads = {field for part in _encoders(values, []).values() for field in part.reads}
+    encoders = _encoders(values, [])
+    reads = {field for part in encoders.values() for field in part.reads}
+    if "policy" in values:
+        with _collect([], "policy"):  # said by `parts_can_be_built`
+            reads |= set(_on_meta(POLICIES, values["policy"], roles=_roles(encoders), **_sizes(values)).reads)
     sampling, default = values["sampling"], Sampling()
     for key, field, what in (
         ("target_return", "return", "a return"),
@@ -219,8 +250,13 @@ def labels_reach_the_end_of_episodes(values: Values) -> Found:
 
 def _unmeasured(values: Values) -> Found:
     """Parts, of others, that lack an argument which the rest of a recipe is built by."""
+    registries = {
+        "backbone": BACKBONES, "representation": REPRESENTATIONS, "scheduler": SCHEDULERS, "policy": POLICIES
+    }  # fmt: skip
     for section, needed in MEASURES.items():
-        registry = {"backbone": BACKBONES, "representation": REPRESENTATIONS}.get(section, SCHEDULERS)
+        if section not in values:
+            continue
+        registry = registries[section]
         part = registry[values[section]["name"]]
         missing = [key for key in needed if key not in part.arguments]
         if missing:
@@ -229,6 +265,8 @@ def _unmeasured(values: Values) -> Found:
 
 def _sizes(values: Values) -> dict[str, Any]:
     """Widths to try parts with. An unknown suite must not hide what else is wrong: then any width serves."""
+    from mtdiff.compose import token_width
+
     dims: tuple[Any, ...]
     try:
         suite = SUITES.build(values["suite"])
@@ -236,7 +274,7 @@ def _sizes(values: Values) -> dict[str, Any]:
     except MTDiffError:
         dims = 1, 1, 1, (3, 3)
     sizes = dict(zip(("state_dim", "action_dim", "num_tasks", "map_shape"), dims, strict=True))
-    return {**sizes, "width": values["backbone"]["width"]}
+    return {**sizes, "width": token_width(values)}
 
 
 def _encoders(values: Values, faults: list[tuple[str, str]]) -> dict[str, Any]:
@@ -246,6 +284,15 @@ def _encoders(values: Values, faults: list[tuple[str, str]]) -> dict[str, Any]:
         with _collect(faults, f"conditioning.{role}"):
             parts[role] = _on_meta(CONDITIONING, spec, **sizes)
     return parts
+
+
+def _roles(encoders: dict[str, Any]) -> list[Any]:
+    from mtdiff.conditioning.encoder import Role
+
+    return [
+        Role(name=name, num_tokens=part.num_tokens, lifetime=part.lifetime, added=part.added)
+        for name, part in encoders.items()
+    ]
 
 
 def _on_meta(registry: Registry, spec: PartSpec, **sizes: Any) -> Any:

@@ -6,6 +6,7 @@
         recipe.yaml   run.json         what is trained, on which data, with which versions, how far it is
         checkpoints/  metrics.jsonl  trackers/
         pipeline/                      the trained pipeline, as `save_pretrained` writes it
+        best/                          the same with the weights of the lowest held-out loss
         evaluation/<hash>.json  videos/  report.html
 
 The hash covers everything that changes the result of training, the data's content included, so that equal work is
@@ -15,88 +16,31 @@ recognised and never repeated.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError
 
 from mtdiff.compose import compose, windows
 from mtdiff.data.trajectories import TrajectoryDataset
-from mtdiff.errors import DataError, MTDiffError, TrainingFault
+from mtdiff.errors import MTDiffError, TrainingFault
 from mtdiff.hub import Source
+from mtdiff.pipelines.policy import PolicyPipeline
 from mtdiff.provenance import code, differences, hardware, report, stored, versions
 from mtdiff.recipe import Recipe, load_recipe
 from mtdiff.run_data import ROOT, collect_data, data_folder, load_data
+from mtdiff.run_folder import Run, save_pipeline
 from mtdiff.sharing.repository import PREFIX
 from mtdiff.sharing.stored import stored_recipe
-from mtdiff.whole import discard, seal, take_place, write_text, writing
+from mtdiff.whole import discard, write_text, writing
 
 if TYPE_CHECKING:
-    from mtdiff.pipelines.planner import PlannerPipeline
+    from mtdiff.pipelines.trained import TrainedPipeline
 
 __all__ = ["ROOT", "Run", "collect_data", "data_folder", "hardware", "run_of", "save_pipeline", "train", "versions"]
-
-_ALWAYS = ("name", "hash", "complete", "data", "versions", "hardware")  # what run.json has
-_AT_THE_END = ("updates", "seconds")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run's folder.
-
-    Attributes:
-        folder: where everything of the run is.
-        reused: whether `train` found it finished and had nothing to train.
-    """
-
-    folder: Path
-    reused: bool = field(default=False, compare=False)
-
-    @property
-    def recipe(self) -> Recipe:
-        """The resolved recipe."""
-        return load_recipe(self.folder / "recipe.yaml")
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """What `run.json` says: hash, data, versions, hardware, updates, seconds, complete.
-
-        Raises:
-            DataError: it is damaged, or lacks something.
-        """
-        path = self.folder / "run.json"
-        try:
-            info = json.loads(path.read_text(encoding="utf-8"))
-            for key in (*_ALWAYS, *(_AT_THE_END if info["complete"] else ())):
-                info[key]
-        except (ValueError, KeyError, TypeError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise DataError(f"{path}: is damaged ({what}). Train again with --restart.") from error
-        return info
-
-    @property
-    def complete(self) -> bool:
-        """Whether training has ended and the pipeline is saved."""
-        saved = (self.pipeline / "model_index.json").is_file()  # it may have been killed while replacing it
-        return saved and (self.folder / "run.json").is_file() and self.info["complete"]
-
-    @property
-    def pipeline(self) -> Path:
-        """Where the trained pipeline is."""
-        return self.folder / "pipeline"
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """Rows of training's metrics."""
-        from mtdiff.training.checkpoints import MetricsFile
-
-        path = self.folder / "metrics.jsonl"
-        return MetricsFile.read(path) if path.is_file() else []
 
 
 def train(
@@ -186,6 +130,8 @@ def train(
         recipe.save(run.folder / "recipe.yaml")
         write_text(run.folder / "run.json", json.dumps(info, indent=2))
     learn, held_out = _split(dataset, settings.validation, recipe.get("seed"))
+    if isinstance(pipeline, PolicyPipeline):
+        learn = pipeline.policy.choose(learn)
     trainer = Trainer(
         pipeline,
         scheduler,
@@ -200,6 +146,8 @@ def train(
     if accelerator.is_main_process:
         pipeline.to("cpu")
         save_pipeline(run, recipe, pipeline)
+        if trainer.best.load(trainer.objective.module):
+            save_pipeline(run, recipe, pipeline, place=run.best)
         write_text(run.folder / "run.json", json.dumps(info | outcome | {"complete": True}, indent=2))
     accelerator.wait_for_everyone()
     return run
@@ -219,21 +167,6 @@ def _fingerprint(dataset: TrajectoryDataset, prompts: TrajectoryDataset | None) 
     return dataset.fingerprint + (prompts.fingerprint if prompts else "")
 
 
-def save_pipeline(run: Run, recipe: Recipe, pipeline: PlannerPipeline) -> None:
-    """Save a pipeline with its recipe beside it, whole or not at all."""
-    partial = run.folder / "pipeline.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with writing(run.pipeline, SafetensorError):
-            pipeline.save_pretrained(partial)
-        recipe.save(partial / "recipe.yaml")
-        seal(partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)  # a full disk has no room for half of it
-        raise
-    take_place(partial, run.pipeline)
-
-
 def _read(recipe: Recipe | str | Path | Mapping[str, Any], *, given: bool) -> Recipe:
     """The recipe, checked; its data are "given" if a program hands them over."""
     if isinstance(recipe, str) and recipe.startswith(PREFIX):
@@ -250,7 +183,7 @@ def _name(recipe: Recipe) -> str:
     return recipe.name
 
 
-def _is_done(run: Run, recipe: Recipe, pipeline: PlannerPipeline, *, resume: bool, restart: bool) -> bool:
+def _is_done(run: Run, recipe: Recipe, pipeline: TrainedPipeline, *, resume: bool, restart: bool) -> bool:
     """Whether nothing is left to train; refuses to begin where another training was interrupted."""
     if restart:
         discard(run.folder)
@@ -266,12 +199,14 @@ def _is_done(run: Run, recipe: Recipe, pipeline: PlannerPipeline, *, resume: boo
     return False
 
 
-def _renew(run: Run, recipe: Recipe, pipeline: PlannerPipeline) -> None:
+def _renew(run: Run, recipe: Recipe, pipeline: TrainedPipeline) -> None:
     """Give a trained pipeline the sampling defaults of a recipe that differs in nothing else."""
-    trained = type(pipeline).from_pretrained(run.pipeline)
-    pipeline.backbone.load_state_dict(trained.backbone.state_dict())
-    pipeline.conditioning.load_state_dict(trained.conditioning.state_dict())
-    save_pipeline(run, recipe, pipeline)
+    for place in (run.best, run.pipeline):
+        if place.is_dir():
+            trained = type(pipeline).from_pretrained(place)
+            for name in pipeline.networks:
+                getattr(pipeline, name).load_state_dict(getattr(trained, name).state_dict())
+            save_pipeline(run, recipe, pipeline, place=place)
     recipe.save(run.folder / "recipe.yaml")
 
 

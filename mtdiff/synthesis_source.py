@@ -133,7 +133,7 @@ def read_source(
     pipeline = load(folder, trust_remote_code=trusted(given))
     kind = getattr(pipeline, "kind", type(pipeline).__name__)
     if kind != "synthesizer":
-        evaluate = f"; `mtdiff evaluate {given}` lets it act" if kind == "planner" else ""
+        evaluate = f"; `mtdiff evaluate {given}` lets it act" if kind in ("planner", "policy") else ""
         raise MTDiffError(
             f"{given}: is a {kind}, and only a synthesizer writes data{evaluate}. Train a synthesizer with a recipe "
             "that extends presets/synthesizer, such as `mtdiff train metaworld/synthesizer_mt10`"

@@ -39,12 +39,14 @@ SMALL = {
     "groups": 4,
     "hidden": [12],
     "length": 3,
+    "spacing": "contiguous",  # the same for all that read prompts
     "horizon": HORIZON,
 }
 
 # Arguments worth trying that are not choices from a list, beside the choices, which are found by themselves.
 WORTH_TRYING: dict[str, list[dict[str, Any]]] = {
     "gpt2": [{"actions_per_token": 2}, {"actions_per_token": HORIZON}],
+    "surroundings": [{"goal": True}, {"path": False, "goal": True, "reach": 1}],
     "path_prompt": [{"relative": [0, 2]}, {"relative": [0, 2], "tokens": "steps"}],
     "tcn_prompt": [{"hidden": [12, 10], "kernel_size": 2}],
     "temporal_unet": [{"multipliers": [2]}, {"kernel_size": 3, "groups": 1}],

@@ -127,7 +127,7 @@ def test_what_cannot_be_a_grid_is_refused_with_its_line(
          "mine: vary, prompts_per_task=10: sampling.prompts_per_task: is 10, and 5 in prompts_per_task=5, which is the "
          "same training; a trained planner keeps its prompts."),
         ("extends: metaworld/synthesizer_mt10\nvary: {seed: [0]}\n",
-         "mine: vary, seed=0: pipeline: should be planner, which can act, got synthesizer."),
+         "mine: vary, seed=0: pipeline: should be planner or policy, which can act, got synthesizer."),
     ],
 )  # fmt: skip
 def test_a_grid_of_what_cannot_be_compared_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -160,10 +160,10 @@ def finished(found: Plan, folder: Path, **made: str) -> Results:
 def test_results_of_other_code_or_data_are_refused(tmp_path: Path) -> None:
     found, here = plan(tmp_path), origin()
     for made, told in (
-        ({"code": "0"}, f"code: mtdiff {here['mtdiff']}, 0 (FIRST); mtdiff {here['mtdiff']}, {here['code']} (OTHERS)"),
+        ({"code": "0"}, f"code of a planner: mtdiff {here['mtdiff']}, 0 (FIRST); mtdiff {here['mtdiff']}, {here['code']} (OTHERS)"),
         (
             {"mtdiff": "9.9"},
-            f"code: mtdiff 9.9, {here['code']} (FIRST); mtdiff {here['mtdiff']}, {here['code']} (OTHERS)",
+            f"code of a planner: mtdiff 9.9, {here['code']} (FIRST); mtdiff {here['mtdiff']}, {here['code']} (OTHERS)",
         ),
         ({"data": "e" * 16}, "data: eeeeeeeeeeee (FIRST); dddddddddddd (OTHERS)"),
     ):

@@ -11,7 +11,7 @@ from small_training import assert_equal, interrupt, on_update
 
 import mtdiff
 from mtdiff.compose import compose
-from mtdiff.data.windows import PromptWindows
+from mtdiff.data.prompt_windows import PromptWindows
 from mtdiff.recipe import load_recipe
 from mtdiff.recipe.finding import find_recipe
 

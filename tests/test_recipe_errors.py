@@ -12,8 +12,8 @@ from mtdiff.recipe import InvalidRecipe, load_recipe
 from mtdiff.registry import BACKBONES, SCHEDULERS
 
 SECTIONS = (
-    "pipeline, seed, suite, data, normalization, representation, conditioning, backbone, scheduler, sampling, "
-    "training, evaluation, augment, ablation, augmentations, schema, extends, imports, vary"
+    "pipeline, seed, suite, data, normalization, representation, conditioning, backbone, scheduler, policy, sampling, "
+    "training, evaluation, finetune, augment, ablation, augmentations, schema, extends, imports, vary"
 )
 GPT2 = (
     "width, num_layers, num_heads, inner, dropout, activation, attention, token_order, linear_ends, "
@@ -61,10 +61,10 @@ def faults(text: str, *overrides: str) -> list[str]:
         ("conditioning: {task: {hidden: [8, x]}}", "conditioning.task.hidden.1: should be an integer, got 'x'."),
         ("conditioning: {task: {hidden: 8}}", "conditioning.task.hidden: should be a list of integers, got 8."),
         ("conditioning: {map: {length: 3}}", "conditioning.map: needs the name of a conditioning. Allowed: history, "
-            "map, one_hot, path_prompt, relative_history, target_return, tcn_prompt, trajectory_prompt."),
+            "map, one_hot, path_prompt, relative_history, surroundings, target_return, tcn_prompt, trajectory_prompt."),
         ("conditioning: prompt", "conditioning: should be a mapping of roles to parts, got 'prompt'."),
         ("suite: {tasks: 3}", "suite.tasks: should be a string or a list of strings, got 3."),
-        ("pipeline: planer", "pipeline: unknown pipeline 'planer'. Allowed: planner, synthesizer. "
+        ("pipeline: planer", "pipeline: unknown pipeline 'planer'. Allowed: planner, synthesizer, policy. "
             "Did you mean 'planner'?"),
         ("seed: -1", "seed: should be at least 0, got -1."),
         (f"seed: {'9' * 5000}", f"seed: should be an integer, got '{'9' * 76}...."),

@@ -44,7 +44,7 @@ def test_everything_else_changes_it(quickstart: Recipe) -> None:
     changed = {override: load_recipe("quickstart", [override]) for override in WITH_EFFECT}
     hashes = {recipe.hash() for recipe in changed.values()} | {quickstart.hash()}
     assert len(hashes) == len(WITH_EFFECT) + 1
-    counted = {key for key in SECTIONS if key not in EXCLUDED} - {"pipeline"}  # there is one pipeline so far
+    counted = {key for key in SECTIONS if key not in EXCLUDED} - {"pipeline", "policy"}  # a planner has none
     assert {override.partition("=")[0].partition(".")[0] for override in WITH_EFFECT} == counted
     assert quickstart.hash("of other data") not in hashes
 
@@ -104,7 +104,10 @@ def test_the_order_of_roles_is_one_whatever_is_written(values: Any, dataset: Any
 @pytest.mark.parametrize("name", list(shipped_recipes()))
 def test_a_resolved_recipe_has_every_default_and_is_read_back(name: str) -> None:
     recipe = load_recipe(name)
-    optional = {key for key, section in SECTIONS.items() if getattr(section, "optional", False)}
+    kind = recipe.get("pipeline")
+    others = {key for key, section in SECTIONS.items() if kind not in (getattr(section, "pipelines", ()) or (kind,))}
+    optional = others | {key for key, section in SECTIONS.items() if getattr(section, "optional", False)}
+    assert not others & set(recipe.values)
     asked = [key for key in SECTIONS if key in recipe.values or key not in optional]
     assert list(recipe.values) == asked
     for key, section in ((key, SECTIONS[key]) for key in asked):

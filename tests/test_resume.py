@@ -146,7 +146,7 @@ def test_newest_is_by_number_and_old_ones_go(make):
     assert names == ["checkpoint-9", "checkpoint-10", "checkpoint-11"]
     os.utime(trainer.checkpoints.folder / "checkpoint-9")
     assert trainer.checkpoints.newest().name == "checkpoint-11"
-    assert sorted(path.name for path in trainer.checkpoints.folder.iterdir()) == sorted(names)
+    assert sorted(path.name for path in trainer.checkpoints.folder.iterdir()) == sorted([*names, "best.safetensors"])
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing"])

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from mtdiff.data.normalizer import Normalization, Normalizer
+from mtdiff.data.prompt_windows import PromptWindows
 from mtdiff.data.trajectories import Trajectory, TrajectoryDataset
-from mtdiff.data.windows import PromptWindows, Windows, scale_returns
+from mtdiff.data.windows import Windows, scale_returns
 from mtdiff.errors import DataError
 
 HORIZON, HISTORY = 5, 3

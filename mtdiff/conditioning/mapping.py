@@ -24,6 +24,8 @@ class Conditioning(ModelMixin, ConfigMixin):
         width: C, width of the tokens.
         tasks: names of the tasks by number, for encoders that are told the number.
         map_shape: rows and columns of the tasks' maps, for encoders that are shown them.
+        state_loc: what the normaliser subtracts from states (O,), for encoders that need them in physical units.
+        state_scale: what it then divides them by (O,).
     """
 
     @register_to_config
@@ -36,12 +38,15 @@ class Conditioning(ModelMixin, ConfigMixin):
         width: int,
         tasks: Sequence[str] = (),
         map_shape: Sequence[int] | None = None,
+        state_loc: Sequence[float] | None = None,
+        state_scale: Sequence[float] | None = None,
     ):
         super().__init__()
         # A saved configuration must be plain JSON.
         self.register_to_config(tasks=list(tasks), map_shape=list(map_shape) if map_shape else None)
         sizes: dict[str, Any] = {"state_dim": state_dim, "action_dim": action_dim, "num_tasks": len(tasks)}
         sizes |= {"width": width, "map_shape": tuple(map_shape) if map_shape else None}
+        sizes |= {"state_loc": state_loc, "state_scale": state_scale}
         self.encoders = nn.ModuleDict({role: CONDITIONING.build(spec, **sizes) for role, spec in roles.items()})
         # A model without tensors cannot be saved by diffusers; this one may have no encoders at all.
         self.register_buffer("present", torch.ones(1))

@@ -92,3 +92,9 @@ def remaining_returns(dataset: TrajectoryDataset, *, discount: float, steps: int
         labels[rows] += discount * labels[rows + 1]
     step = np.arange(len(labels)) - np.repeat(dataset.offsets[:-1], dataset.lengths + 1)
     return labels / np.maximum(steps - step, 1)
+
+
+def rewards_to_go(dataset: TrajectoryDataset) -> NDArray[np.float64]:
+    """The rewards from every step to the end of its episode, undiscounted; shape (R,), 0 in the rows that end one."""
+    total = np.concatenate([[0.0], dataset.rewards.cumsum(dtype=np.float64)])
+    return total[np.repeat(dataset.offsets[1:], dataset.lengths + 1)] - total[:-1]

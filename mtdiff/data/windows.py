@@ -7,22 +7,18 @@ piece of memory, zeros before and after an episode included. There is no Python 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mtdiff.data.normalizer import Normalizer
-from mtdiff.data.returns import ReturnLabel, scale_returns
+from mtdiff.data.prompt_windows import PromptWindows, Spacing, stretches, table_of
+from mtdiff.data.returns import ReturnLabel, rewards_to_go, scale_returns
 from mtdiff.data.trajectories import TrajectoryDataset
 from mtdiff.errors import DataError
 
-__all__ = ["PromptWindows", "Windows", "scale_returns"]
-
-Spacing = Literal["contiguous", "even"]
-
-_CHUNK = 1 << 18  # rows that are brought to model space at a time: no second copy of all data is made
+__all__ = ["Windows", "scale_returns"]
 
 
 class Windows:
@@ -42,6 +38,8 @@ class Windows:
         present: whether the present state is a field of its own too.
         maps: the tasks' maps (tasks, R, C), if they are shown.
         transitions: whether windows show states and rewards ahead too. They then begin only where H steps are left.
+        past: whether windows show actions and rewards beside the history's states.
+        outcome: whether windows show what the window's step led to.
         returns_of: the dataset whose returns set the label's scale; `dataset` itself by default. Episodes that are
             held out must be labelled as the ones that are learnt from.
         device: where the tensors live and the batches are made.
@@ -68,6 +66,8 @@ class Windows:
         present: bool = False,
         maps: np.ndarray | None = None,
         transitions: bool = False,
+        past: bool = False,
+        outcome: bool = False,
         device: torch.device | str = "cpu",
     ):
         self.tasks = list(dataset.tasks)
@@ -84,12 +84,12 @@ class Windows:
         # Zeros for the states before an episode lie before it, and for the actions after it behind it.
         before, after = history - 1, max(horizon - 2, 0)
         places = np.arange(len(episode))
-        states = _table(dataset, "states", normalizer, places + before * (episode + 1), device)
+        states = table_of(dataset, "states", normalizer, places + before * (episode + 1), device)
         total = len(episode) + after * len(dataset)
-        actions = _table(dataset, "actions", normalizer, places + after * episode, device, total)
+        actions = table_of(dataset, "actions", normalizer, places + after * episode, device, total)
         ends = dataset.offsets[1:] - 1
         actions[torch.from_numpy((places + after * episode)[ends]).to(device)] = 0  # padding, not an action
-        self._history, self._actions = _stretches(states, history), _stretches(actions, horizon)
+        self._history, self._actions = stretches(states, history), stretches(actions, horizon)
         self._masks = torch.ones(horizon + 1, horizon, dtype=torch.bool, device=self.device).tril(-1)
         # Of every window: where its history and its actions begin, how many actions there are, its label. In one
         # table, because looking a window up in four costs more than all arithmetic on it.
@@ -104,8 +104,24 @@ class Windows:
         self._maps = None if maps is None else torch.from_numpy(maps).to(device)
         self._states = self._rewards = None
         if transitions:
-            self._states = _stretches(_table(dataset, "states", normalizer, places, device), horizon + 1)
-            self._rewards = _stretches(_table(dataset, "rewards", normalizer, places, device), horizon)
+            self._states = stretches(table_of(dataset, "states", normalizer, places, device), horizon + 1)
+            self._rewards = stretches(table_of(dataset, "rewards", normalizer, places, device), horizon)
+        self._past = self._outcome = None
+        if past:
+            shifted = places + before * (episode + 1)
+            values = {"past_actions": table_of(dataset, "actions", normalizer, shifted, device, len(states))}
+            for name, numbers in (("past_rewards", dataset.rewards), ("to_go", rewards_to_go(dataset))):
+                values[name] = torch.zeros(len(states), 1, device=device)
+                values[name][torch.from_numpy(shifted).to(device), 0] = torch.from_numpy(numbers).float().to(device)
+            self._past = {name: stretches(table, history) for name, table in values.items()}
+            step = np.arange(len(episode)) - dataset.offsets[:-1][episode]
+            self._seen = torch.from_numpy(np.minimum(step[rows] + 1, history)).to(device)
+            self._steps = torch.from_numpy(step[rows]).to(device)
+        if outcome:
+            ended = np.zeros(len(episode), np.float32)
+            ended[ends - 1] = dataset.terminated  # of the last step, not of the state behind it
+            led = np.stack([dataset.rewards, ended], axis=1)[rows].astype(np.float32)
+            self._outcome = torch.from_numpy(led).to(device)
         self._prompts = None
         if prompt is not None:
             if prompts is None:
@@ -144,7 +160,11 @@ class Windows:
             history (B, L, O), zeros before the episode; actions (B, H, A) and mask (B, H), False past its end;
             task (B,); return (B, 1), states (B, H + 1, O) and rewards (B, H, 1), prompt_states (B, J, O) and
             prompt_actions (B, J, A), present (B, O) and map (B, R, C) if asked for. The two prompt fields share memory,
-            so they are not contiguous.
+            so they are not contiguous. With `past`: past_actions (B, L, A), of the window's step last, past_rewards
+            (B, L, 1) and to_go (B, L, 1), the rewards from a step to the episode's end, both in physical units, and
+            seen (B,), how many of the L steps there are, and steps (B,), how many came before the present one. With
+            `outcome`: next_history (B, L, O), reward (B, 1) in physical units and terminated (B, 1), whether the task
+            itself ended the episode with this step.
         """
         if self.device.type != "cpu":
             drawn = {name: value.to(self.device, non_blocking=True) for name, value in drawn.items()}
@@ -165,6 +185,14 @@ class Windows:
         if self._states is not None and self._rewards is not None:
             fields["states"] = self._states.index_select(0, row).view(size, self.horizon + 1, -1)
             fields["rewards"] = self._rewards.index_select(0, row).view(size, self.horizon, 1)
+        if self._past is not None:
+            fields["seen"] = self._seen.index_select(0, drawn["row"])
+            fields["steps"] = self._steps.index_select(0, drawn["row"])
+            for name, table in self._past.items():
+                fields[name] = table.index_select(0, past).view(size, self.history, -1)
+        if self._outcome is not None:
+            fields["next_history"] = self._history.index_select(0, past + 1).view(size, self.history, -1)
+            fields["reward"], fields["terminated"] = self._outcome.index_select(0, drawn["row"]).split(1, dim=1)
         if self._prompts is not None:
             fields |= self._prompts.gather(drawn["task"], drawn["demonstration"], drawn["start"])
         return fields
@@ -172,104 +200,6 @@ class Windows:
     def sample(self, per_task: int, generator: torch.Generator) -> dict[str, Tensor]:
         """`draw`, then `gather`."""
         return self.gather(self.draw(per_task, generator))
-
-
-class PromptWindows:
-    """J steps of a demonstration, for any demonstration and any start, gathered by index.
-
-    Args:
-        dataset: demonstrations.
-        normalizer: maps physical units to model space; None keeps physical units.
-        tasks: the order tasks are numbered in.
-        length: J.
-        spacing: "contiguous" or "even".
-        latest_start: last step, counted from 0, at which a contiguous prompt may begin; None for any that leaves
-            J steps. Even ones always begin with the demonstration.
-        device: where the tensors live.
-    """
-
-    def __init__(
-        self,
-        dataset: TrajectoryDataset,
-        normalizer: Normalizer | None,
-        tasks: Sequence[str],
-        *,
-        length: int,
-        spacing: Spacing = "contiguous",
-        latest_start: int | None = None,
-        device: torch.device | str = "cpu",
-    ):
-        self.length, self.spacing, self._widths = length, spacing, (dataset.states.shape[1], dataset.actions.shape[1])
-        names = np.array([dataset.tasks[index] for index in dataset.task_index])
-        of_task = [np.flatnonzero(names == task) for task in tasks]
-        for task, episodes in zip(tasks, of_task, strict=True):
-            shortest = int(dataset.lengths[episodes].min()) if len(episodes) else 0
-            if shortest < length:
-                raise DataError(
-                    f"task {task}: a prompt of {length} steps is asked for, but "
-                    + (f"its shortest demonstration has {shortest}" if len(episodes) else "it has no demonstration")
-                )
-        order = np.concatenate(of_task)
-        counts = np.array([len(episodes) for episodes in of_task])
-        first, lengths = dataset.offsets[:-1][order], dataset.lengths[order]
-        # State and action of a step side by side: a prompt is one stretch.
-        places = np.arange(len(dataset.states))
-        halves = [_table(dataset, "states", normalizer, places, device)]
-        halves.append(_table(dataset, "actions", normalizer, places, device))
-        steps = torch.cat(halves, dim=1)
-        if spacing == "even":  # one prompt per demonstration
-            at = first[:, None] + np.arange(length) * (lengths[:, None] - 1) // max(length - 1, 1)
-            self._steps = steps[torch.from_numpy(at).to(device)].flatten(1)
-            first, starts = np.arange(len(order)), np.ones(len(order), np.int64)
-        else:
-            self._steps = _stretches(steps, length)
-            starts = lengths - length + 1
-            if latest_start is not None:
-                starts = np.minimum(starts, latest_start + 1)
-        # Counts are multiplied by what is drawn, so they are kept as what is drawn is.
-        self._count = torch.from_numpy(counts.astype(np.float64)).to(device)
-        self._base = torch.from_numpy(np.cumsum(counts) - counts).to(device)
-        self._first = torch.from_numpy(first).to(device)  # where a demonstration's first prompt is
-        self._starts = torch.from_numpy(starts.astype(np.float64)).to(device)  # how many it has
-
-    def gather(self, task: Tensor, demonstration: Tensor, start: Tensor) -> dict[str, Tensor]:
-        """Cut prompts: task (B,) numbers; demonstration and start (B,) in [0, 1) choose among what there is."""
-        which = (demonstration * self._count.index_select(0, task)).long().add_(self._base.index_select(0, task))
-        at = self._first.index_select(0, which)
-        if self.spacing == "contiguous":
-            at.add_((start * self._starts.index_select(0, which)).long())
-        steps = self._steps.index_select(0, at).view(len(at), self.length, -1)
-        states, actions = steps.split(self._widths, dim=-1)
-        return {"prompt_states": states, "prompt_actions": actions}
-
-
-def _table(
-    dataset: TrajectoryDataset,
-    name: Literal["states", "actions", "rewards"],
-    normalizer: Normalizer | None,
-    places: np.ndarray,
-    device: torch.device | str,
-    total: int | None = None,
-) -> Tensor:
-    """States, actions or rewards (R, C) in the rows `places` (R,) of a table that is zero elsewhere."""
-    values: np.ndarray = getattr(dataset, name)
-    values = values.reshape(len(values), -1)
-    table = torch.zeros(total or int(places[-1]) + 1, values.shape[1], device=device)
-    for begin in range(0, len(values), _CHUNK):
-        part = torch.from_numpy(values[begin : begin + _CHUNK])
-        if normalizer is not None:
-            part = getattr(normalizer, name)(part.to(normalizer.state_loc.device))
-        table[torch.from_numpy(places[begin : begin + _CHUNK]).to(device)] = part.to(device)
-    return table
-
-
-def _stretches(table: Tensor, length: int) -> Tensor:
-    """Every `length` consecutive rows of table (R, C), one after the other; (R - length + 1, length * C).
-
-    A view of the same memory. To select from it copies long stretches, which is much faster than as many rows.
-    """
-    rows, width = table.shape
-    return table.as_strided((rows - length + 1, length * width), (width, 1))
 
 
 def _by_task(rows: np.ndarray, task: np.ndarray, tasks: Sequence[str]) -> tuple[np.ndarray, Tensor, Tensor]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mtdiff.errors import EnvironmentFault, choices
 
-PURPOSES = ("data", "prompts", "evaluation", "video")
+PURPOSES = ("data", "prompts", "evaluation", "video", "finetuning")
 
 
 class Environment(Protocol):

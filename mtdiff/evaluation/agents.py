@@ -17,7 +17,8 @@ class Agent(Protocol):
     """Acts in many environments at once, each in its own slot, numbered from 0.
 
     An agent may also have an attribute `plan_seconds`, a list of (environments planned for, seconds) to
-    which it appends; the evaluation reports its percentiles.
+    which it appends; the evaluation reports its percentiles. One that looks at rewards has a method
+    `observe(rewards, slots)`, called after every step with rewards (n,) of the slots that acted.
     """
 
     def reset(self, tasks: Sequence[str], seeds: Sequence[int]) -> None:

@@ -61,6 +61,28 @@ def return_bars(result: EvaluationResult, swapped: EvaluationResult | None = Non
         return _svg(figure, "Mean return per task with 95 % intervals")
 
 
+def sorted_curve(result: EvaluationResult, swapped: EvaluationResult | None = None) -> str:
+    """Return success, or mean return, of every task from the best to the worst: for more tasks than bars can show.
+
+    Where the curve is at a height, so large a share of the tasks reaches it. The swapped prompt's is sorted by itself.
+    """
+    counted = result.measure == "success"
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": "sorted"}):
+        figure, axes = _figure(4.7, 3.0)
+        for found, colour in zip(_both(result, swapped), (FIRST, SECOND), strict=True):
+            values = sorted(row.success if counted else row.total_reward for row in found.by_task.values())[::-1]
+            if values:
+                edges = [place / len(values) for place in range(len(values) + 1)]
+                axes.stairs(values, edges, baseline=None, color=colour, linewidth=1.6)
+        axes.set_xlim(0, 1.0)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set(xlabel="share of tasks, the best first", ylabel="success" if counted else "mean return")
+        if counted:
+            axes.set_ylim(-0.02, 1.02)
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        return _svg(figure, f"{'Success' if counted else 'Mean return'} of {len(result.by_task)} tasks, sorted")
+
+
 _Heights = Mapping[str, tuple[float, Interval | None]]
 
 

@@ -12,9 +12,11 @@ from typing import Any
 from markupsafe import Markup
 
 from mtdiff.evaluation.page import page, write_page
-from mtdiff.evaluation.plots import learning_curve, return_bars, success_bars
+from mtdiff.evaluation.plots import learning_curve, return_bars, sorted_curve, success_bars
 from mtdiff.evaluation.results import EvaluationResult
 from mtdiff.evaluation.video import Video
+
+MANY = 60  # tasks beyond which their rows are folded, and bars become a curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ def write_report(path: str | os.PathLike[str], report: Report) -> Path:
 def render(report: Report) -> str:
     """Return the page as text."""
     told = f" {report.told_by}" if report.told_by else ""
-    own, other = f"own{told}" if told else "planner", f"swapped{told}"
+    own, other = f"own{told}" if told else "agent", f"swapped{told}"
     rows: list[dict[str, Any]] = [{"label": own, "kind": "first", "result": report.result}]
     if report.swapped:
         rows.append({"label": other, "kind": "second", "result": report.swapped})
@@ -82,13 +84,16 @@ def render(report: Report) -> str:
     curve = learning_curve(report.metrics)
     swapped = report.swapped.to_dict() if report.swapped else None
     numbers = {"success": report.result.to_dict(), "swapped": swapped}
-    bars = success_bars if report.result.measure == "success" else return_bars
+    many = len(report.result.by_task) > MANY
+    bars = sorted_curve if many else success_bars if report.result.measure == "success" else return_bars
     return page(
         "report.html.j2",
         report=report,
         rows=rows,
         scores=list(dict.fromkeys(name for row in rows for name in row["result"].scores())),
         drawings={task: Markup(drawing) for task, drawing in report.drawings.items()},
+        many=many,
+        limit_rows=MANY,
         own=own,
         other=other,
         bars=Markup(bars(report.result, report.swapped)),

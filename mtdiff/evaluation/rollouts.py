@@ -213,6 +213,7 @@ def _run(
     clock.simulating += tock - tick
     clock.planning += time.perf_counter() - tock
     known = len(getattr(agent, "plan_seconds", ()))  # after reset, which may have emptied the list
+    observe = getattr(agent, "observe", None)
     live = np.arange(len(batch.tasks))
     batch.see(live, states)
     while live.size:
@@ -223,6 +224,8 @@ def _run(
         clock.planning += tock - tick
         clock.simulating += time.perf_counter() - tock
 
+        if observe is not None:
+            observe(out.rewards, live)
         clock.steps += live.size
         batch.steps[live] += 1
         batch.total_reward[live] += out.rewards

@@ -9,37 +9,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtdiff.errors import at_least
 from mtdiff.learners.learner import Learner, positive
-from mtdiff.learners.networks import Perceptrons
+from mtdiff.learners.networks import GaussianPolicy, Perceptrons
 from mtdiff.registry import LEARNERS
-
-_LOG_STD = (-5.0, 2.0)  # between these the policy's logarithmic standard deviation is kept
-
-
-class GaussianPolicy(nn.Module):
-    """A Gaussian over actions: the mean in [-1, 1] by tanh, one standard deviation per dimension, for every state.
-
-    Args:
-        sizes: of the input, the hidden layers and the action.
-    """
-
-    def __init__(self, sizes: list[int]):
-        super().__init__()
-        self.mean = Perceptrons(members=1, sizes=sizes)
-        self.log_std = nn.Parameter(torch.zeros(sizes[-1]))
-
-    def forward(self, states: Tensor) -> Tensor:
-        """Return the mean (B, A)."""
-        return self.mean(states)[0].tanh()
-
-    def log_prob(self, states: Tensor, actions: Tensor) -> Tensor:
-        """Return the logarithmic density (B,) of actions (B, A)."""
-        log_std = self.log_std.clamp(*_LOG_STD)
-        away = (actions - self(states)) * (-log_std).exp()
-        return -(0.5 * away.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
 @LEARNERS.register("iql", runtime=("state_dim", "action_dim", "device", "seed"))
@@ -132,7 +107,12 @@ class IQL(Learner):
 
 def expectile_loss(differences: Tensor, expectile: float) -> Tensor:
     """Return mean |expectile - 1[u < 0]| u^2, which the expectile of a sample minimises, u (B,) its distance to it."""
-    return (differences.square() * torch.where(differences < 0, 1 - expectile, expectile)).mean()
+    return expectile_errors(differences, expectile).mean()
+
+
+def expectile_errors(differences: Tensor, expectile: float) -> Tensor:
+    """Return |expectile - 1[u < 0]| u^2 (B,), the parts that `expectile_loss` is the mean of."""
+    return differences.square() * torch.where(differences < 0, 1 - expectile, expectile)
 
 
 def advantage_weight(advantages: Tensor, beta: float, most: float) -> Tensor:

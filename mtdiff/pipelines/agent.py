@@ -24,7 +24,8 @@ Told = tuple[str, int]
 class PlannerAgent:
     """Plans for all slots in one batch, carries out the first `execute` actions, then plans again.
 
-    What all plans of an episode share is computed in `reset` and kept until the next one.
+    What all plans of an episode share is computed in `reset` and kept until the next one. Where the planner has
+    weights that were fine-tuned for a slot's task, its plans are made with those.
 
     Args:
         pipeline: a trained planner.
@@ -60,14 +61,18 @@ class PlannerAgent:
     def reset(self, tasks: Sequence[str], seeds: Sequence[int]) -> None:
         count, reading = len(tasks), self.pipeline.conditioning.reading
         self._tasks = list(tasks)
+        copies = self.pipeline.copies or ()
+        self._planners = {task: self.pipeline.for_task(task) for task in dict.fromkeys(tasks) if task in copies}
+        own = list(self._planners)
+        self._planner = np.array([own.index(task) + 1 if task in own else 0 for task in tasks], dtype=np.int64)
         self._generators = [torch.Generator().manual_seed(int(seed) % 2**63) for seed in seeds]
         # Fetched once a task, since a prompt library copies what it hands out.
         self._prompts: dict[str, list[Prompt]] = {}
         if reading("prompt_states") is not None:
             self._prompts = {task: self.pipeline.prompts[task] for task in dict.fromkeys(tasks)}
         # Shown as they lie from the present state, they are no part of what an episode's plans share.
-        prompted = reading("prompt_states")
-        self._moving = prompted is not None and prompted.lifetime == "plan"
+        told = (reading("prompt_states"), reading("map"))
+        self._moving = any(part is not None and part.lifetime == "plan" for part in told)
         self._maps = maps_of(self.pipeline, dict.fromkeys(tasks)) if reading("map") is not None else {}
         self._told = [self._draw(slot) for slot in range(count)]
         encoder = reading("history")
@@ -79,11 +84,12 @@ class PlannerAgent:
         self._pool: tuple[dict[Told, int], EpisodePrefix] | None = None
         self._blocks: list[tuple[np.ndarray, EpisodePrefix]] = []
         policy = self.pipeline.config.prompt_policy
-        if policy == "pool" and self._prompts and not self._moving:
+        if policy == "pool" and self._prompts and not (self._moving or own):
             every = [(task, number) for task, prompts in self._prompts.items() for number in range(len(prompts))]
             self._pool = {told: row for row, told in enumerate(every)}, self._compute(every)
         elif not (self._redraws or self._moving) and count:
-            self._prefix(np.arange(count))
+            for number in np.unique(self._planner):
+                self._prefix(np.flatnonzero(self._planner == number))
 
     def act(self, states: np.ndarray, slots: np.ndarray) -> np.ndarray:
         slots = np.asarray(slots)
@@ -93,9 +99,10 @@ class PlannerAgent:
         self._histories[slots, -1] = states
         self._seen[slots] = np.minimum(self._seen[slots] + 1, self._length)
         waiting = slots[self._left[slots] == 0]
-        # A batch holds histories of one length, but slots may have begun at different times.
-        for length in np.unique(self._seen[waiting]):
-            self._plan(waiting[self._seen[waiting] == length], int(length))
+        # A batch holds histories of one length, but slots may have begun at different times; and it has one network.
+        kinds = np.stack([self._seen[waiting], self._planner[waiting]])
+        for length, number in np.unique(kinds, axis=1).T:
+            self._plan(waiting[(kinds[0] == length) & (kinds[1] == number)], int(length))
         actions = self._plans[slots, self.execute - self._left[slots]]
         self._left[slots] -= 1
         return actions
@@ -134,7 +141,7 @@ class PlannerAgent:
             conditions = {"prefix": prefix.rows(torch.tensor([rows[self._told[slot]] for slot in slots]))}
         else:
             conditions = {**self._conditions([self._told[slot] for slot in slots]), **self._shared}
-        (actions,) = self.pipeline(
+        (actions,) = self._pipeline_of(self._told[slots[0]])(
             **conditions,
             history=self._histories[slots, -length:],
             generator=[self._generators[slot] for slot in slots],
@@ -164,11 +171,14 @@ class PlannerAgent:
     def _compute(self, told: Sequence[Told]) -> EpisodePrefix:
         begun = time.perf_counter()
         memory = self._free_memory() // 2 if self.prefix_memory is None else self.prefix_memory
-        prefix = self.pipeline.prefix(
+        prefix = self._pipeline_of(told[0]).prefix(
             **self._conditions(told), **self._shared, num_actions=self.execute, batch=len(told), memory=memory
         )
         self.prefix_seconds.append((len(told), time.perf_counter() - begun))
         return prefix
+
+    def _pipeline_of(self, told: Told) -> PlannerPipeline:
+        return self._planners.get(told[0], self.pipeline)
 
     def _conditions(self, told: Sequence[Told]) -> dict[str, Any]:
         return {

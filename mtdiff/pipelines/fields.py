@@ -14,13 +14,13 @@ from mtdiff.pipelines.maps import read_map
 from mtdiff.pipelines.prompts import Prompt
 
 if TYPE_CHECKING:
-    from mtdiff.pipelines.sampler import SamplerPipeline
+    from mtdiff.pipelines.trained import TrainedPipeline
 
 PromptLike = str | Prompt | Mapping[str, Any] | Sequence["str | Prompt | Mapping[str, Any]"]
 
 
 def read_fields(
-    pipe: SamplerPipeline,
+    pipe: TrainedPipeline,
     given: Mapping[str, Any],
     *,
     lifetimes: tuple[Lifetime, ...] = ("episode", "plan"),
@@ -62,7 +62,7 @@ def read_fields(
     if any(size not in (1, largest) for size in sizes.values()) or (counted == "prefix" and batch != largest):
         counts = sizes | ({counted: batch} if batch > 1 or counted == "prefix" else {})
         raise DataError(f"batch sizes must be equal or 1, got {counts}")
-    dtype = next(pipe.backbone.parameters()).dtype  # diffusers' own `dtype` takes as long as a small network
+    dtype = next(pipe.network.parameters()).dtype  # diffusers' own `dtype` takes as long as a small network
     return {
         name: (value.to(dtype) if value.is_floating_point() else value).expand(largest, *value.shape[1:])
         for name, value in fields.items()
@@ -74,7 +74,7 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _read_prompt(pipe: SamplerPipeline, encoder: Encoder, prompt: Any) -> dict[str, Tensor]:
+def _read_prompt(pipe: TrainedPipeline, encoder: Encoder, prompt: Any) -> dict[str, Tensor]:
     prompts = [_prompt(pipe, one, encoder.length) for one in as_list(prompt)]
     if not prompts:
         raise DataError("prompt: the list of prompts is empty")
@@ -85,7 +85,7 @@ def _read_prompt(pipe: SamplerPipeline, encoder: Encoder, prompt: Any) -> dict[s
     return {"prompt_states": states, "prompt_actions": actions}
 
 
-def _prompt(pipe: SamplerPipeline, prompt: Any, length: int) -> Prompt:
+def _prompt(pipe: TrainedPipeline, prompt: Any, length: int) -> Prompt:
     if isinstance(prompt, str):
         prompt = pipe.prompts[prompt][0]
     elif isinstance(prompt, Mapping):
@@ -106,7 +106,7 @@ def _prompt(pipe: SamplerPipeline, prompt: Any, length: int) -> Prompt:
     return prompt
 
 
-def _read_task(pipe: SamplerPipeline, encoder: Encoder, task: Any) -> dict[str, Tensor]:
+def _read_task(pipe: TrainedPipeline, encoder: Encoder, task: Any) -> dict[str, Tensor]:
     known = list(pipe.conditioning.config.tasks)
     for name in as_list(task):
         if name not in known:
@@ -114,15 +114,23 @@ def _read_task(pipe: SamplerPipeline, encoder: Encoder, task: Any) -> dict[str, 
     return {"task": torch.tensor([known.index(name) for name in as_list(task)], device=pipe.normalizer.where)}
 
 
-def _read_return(pipe: SamplerPipeline, encoder: Encoder, target: Any) -> dict[str, Tensor]:
+def _read_return(pipe: TrainedPipeline, encoder: Encoder, target: Any) -> dict[str, Tensor]:
     value = torch.as_tensor(target, dtype=torch.float32, device=pipe.normalizer.where).reshape(-1, 1)
     if not value.isfinite().all():
         raise DataError("target_return: contains NaN or infinity")
     return {"return": value}
 
 
-def _read_history(pipe: SamplerPipeline, encoder: Encoder, history: Any) -> dict[str, Tensor]:
-    length = encoder.length
+def _read_history(pipe: TrainedPipeline, encoder: Encoder, history: Any) -> dict[str, Tensor]:
+    return read_history(pipe, encoder.length, history)
+
+
+def read_history(pipe: TrainedPipeline, length: int, history: Any) -> dict[str, Tensor]:
+    """Bring the last `length` states to model space: history (B, L, O), zeros before the episode, present (B, O).
+
+    Raises:
+        DataError: states of the wrong shape, or not finite.
+    """
     states = torch.as_tensor(history, dtype=torch.float32, device=pipe.normalizer.where)
     states = states[None] if states.ndim == 2 else states
     width = len(pipe.normalizer.state_loc)
@@ -137,7 +145,7 @@ def _read_history(pipe: SamplerPipeline, encoder: Encoder, history: Any) -> dict
     return {"history": torch.cat([padding, states], dim=1), "present": states[:, -1]}
 
 
-def _read_map(pipe: SamplerPipeline, encoder: Encoder, drawn: Any) -> dict[str, Tensor]:
+def _read_map(pipe: TrainedPipeline, encoder: Encoder, drawn: Any) -> dict[str, Tensor]:
     return {"map": torch.stack([read_map(pipe, one) for one in as_list(drawn)]).to(pipe.normalizer.where)}
 
 

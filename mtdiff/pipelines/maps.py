@@ -14,12 +14,12 @@ from mtdiff.errors import DataError, RecipeError
 from mtdiff.registry import SUITES
 
 if TYPE_CHECKING:
-    from mtdiff.pipelines.sampler import SamplerPipeline
+    from mtdiff.pipelines.trained import TrainedPipeline
 
 MapLike = str | np.ndarray | Tensor | Sequence["str | np.ndarray | Tensor"]
 
 
-def maps_of(pipe: SamplerPipeline, tasks: Iterable[str]) -> dict[str, np.ndarray]:
+def maps_of(pipe: TrainedPipeline, tasks: Iterable[str]) -> dict[str, np.ndarray]:
     """Return the maps (R, C) of tasks of the suite that a pipeline was trained for.
 
     Raises:
@@ -36,7 +36,7 @@ def maps_of(pipe: SamplerPipeline, tasks: Iterable[str]) -> dict[str, np.ndarray
     return {task: suite.grid(task) for task in tasks}
 
 
-def read_map(pipe: SamplerPipeline, given: Any) -> Tensor:
+def read_map(pipe: TrainedPipeline, given: Any) -> Tensor:
     """Return a map (R, C) as numbers: 1 a wall, 0 a free cell, -1 the goal's cell.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from diffusers import ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from mtdiff.pipelines.copies import PARTS, TaskCopies
 from mtdiff.pipelines.fields import PromptLike, read_fields
 from mtdiff.pipelines.maps import MapLike
 from mtdiff.pipelines.prefix import EpisodePrefix
@@ -49,9 +51,11 @@ class PlannerPipeline(SamplerPipeline):
         target_return: default return asked for, in the units of the label that was trained.
         prompt_policy: "episode", "pool" or "every_plan", see `Sampling`.
         suite: the environments it was trained for, as a part: what `mtdiff evaluate` runs it in.
+        copies: weights that were fine-tuned for single tasks, if there are any; an agent acts with a task's own.
     """
 
     kind, makes = "planner", "a plan"
+    _optional_components = ["copies"]  # noqa: RUF012 (diffusers' own name and type)
 
     def __init__(
         self,
@@ -69,11 +73,12 @@ class PlannerPipeline(SamplerPipeline):
         target_return: float = 1.0,
         prompt_policy: str = "episode",
         suite: dict[str, Any] | None = None,
+        copies: TaskCopies | None = None,
     ):
         super().__init__()
         parts = {"backbone": backbone, "conditioning": conditioning, "representation": representation}
         self._take(
-            {**parts, "scheduler": scheduler, "normalizer": normalizer, "prompts": prompts},
+            {**parts, "scheduler": scheduler, "normalizer": normalizer, "prompts": prompts, "copies": copies},
             {
                 "num_inference_steps": num_inference_steps,
                 "guidance_scale": guidance_scale,
@@ -85,6 +90,21 @@ class PlannerPipeline(SamplerPipeline):
                 "suite": suite,
             },
         )
+
+    def for_task(self, task: str) -> PlannerPipeline:
+        """The planner of a task: with the weights that were fine-tuned for it, or this one if there are none."""
+        if self.copies is None or task not in self.copies:
+            return self
+        networks = {}
+        for part in PARTS:
+            module = getattr(self, part)
+            own = {name: value for name, value in self.copies[task].items() if name.startswith(f"{part}.")}
+            networks[part] = copy.deepcopy(module)
+            networks[part].load_state_dict(
+                {name.removeprefix(f"{part}."): value.to(module.dtype) for name, value in own.items()}
+            )
+        shared = {name: value for name, value in self.components.items() if name not in (*PARTS, "copies")}
+        return PlannerPipeline(**networks, **shared, **{name: self.config[name] for name in self.settings()})
 
     @torch.inference_mode()
     def prefix(

@@ -81,9 +81,15 @@ def resolve(layers: Layers, *, sections: Sections, rules: Iterable[Rule] | None,
         if key not in sections:
             checker.note((key,), choices("section", key, [*sections, *RESERVED]))
     values: dict[str, Any] = {"imports": list(layers.imports)} if layers.imports else {}
+    chosen = layers.tree.value.get("pipeline")
+    kind = chosen.value if chosen is not None else getattr(sections.get("pipeline"), "default", None)
     for key, section in sections.items():
         node = layers.tree.value.get(key)
         if node is None and getattr(section, "optional", False):
+            continue
+        if kind not in (getattr(section, "pipelines", ()) or (kind,)):
+            if node is not None and not _inherited(node, chosen):
+                checker.note((key,), f"a {kind} has none. Leave it out, or take another 'pipeline'.")
             continue
         if isinstance(section, PartSection):
             values[key] = checker.part((key,), node, section.registry, section.default)
@@ -102,6 +108,13 @@ def resolve(layers: Layers, *, sections: Sections, rules: Iterable[Rule] | None,
     if checker.problems:
         raise InvalidRecipe(_in_order(checker.problems))
     return values
+
+
+def _inherited(node: Node, chosen: Node | None) -> bool:
+    """Whether a section comes from a recipe of another pipeline, beneath the one that chose this pipeline."""
+    if chosen is None or chosen.place is None or node.place is None:
+        return False
+    return node.place.source not in (chosen.place.source, "command line")
 
 
 def _in_order(problems: list[Problem]) -> list[Problem]:

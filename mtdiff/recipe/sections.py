@@ -18,6 +18,7 @@ from mtdiff.registry import (
     CONDITIONING,
     DATA,
     LEARNERS,
+    POLICIES,
     REPRESENTATIONS,
     SCHEDULERS,
     SUITES,
@@ -41,11 +42,13 @@ class PartSection:
         registry: Where its parts are registered.
         default: The name of the part if the recipe gives none; None: it must give one.
         doc: What the section decides, in one line.
+        pipelines: The pipelines that have it; empty: all. The others' recipes are without it.
     """
 
     registry: Registry
     default: str | None = None
     doc: str = ""
+    pipelines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +121,11 @@ TRAINING_SCHEDULER = Nested(
 )
 """A sampling scheduler: another solver over the noise that the model was trained with."""
 
+_SAMPLERS = ("planner", "synthesizer")
+
 SECTIONS: Sections = {
     "pipeline": ValueSection(
-        annotation=Literal["planner", "synthesizer"], default="planner", doc="What is trained and saved."
+        annotation=Literal["planner", "synthesizer", "policy"], default="planner", doc="What is trained and saved."
     ),
     "seed": ValueSection(
         annotation=Annotated[int, Ge(0)], default=0, doc="Seed of initial weights, batches and noise."
@@ -130,14 +135,21 @@ SECTIONS: Sections = {
     "normalization": SettingsSection(
         target="mtdiff.data.normalizer:Normalization", doc="How states and actions are scaled."
     ),
-    "representation": PartSection(registry=REPRESENTATIONS, default="actions", doc="What is diffused."),
+    "representation": PartSection(
+        registry=REPRESENTATIONS, default="actions", doc="What is diffused.", pipelines=_SAMPLERS
+    ),
     "conditioning": RolesSection(
         registry=CONDITIONING,
         default={"task": "trajectory_prompt", "history": "history", "return": "target_return"},
         doc="What the model is told, by role; null removes a role.",
     ),
-    "backbone": PartSection(registry=BACKBONES, default="gpt2", doc="The denoising network."),
-    "scheduler": PartSection(registry=SCHEDULERS, default="ddpm", doc="The noise that the model is trained with."),
+    "backbone": PartSection(registry=BACKBONES, default="gpt2", doc="The denoising network.", pipelines=_SAMPLERS),
+    "scheduler": PartSection(
+        registry=SCHEDULERS, default="ddpm", doc="The noise that the model is trained with.", pipelines=_SAMPLERS
+    ),
+    "policy": PartSection(
+        registry=POLICIES, default="cloning", doc="The networks that act without planning.", pipelines=("policy",)
+    ),
     "sampling": SettingsSection(
         target="mtdiff.pipelines.sampling:Sampling",
         nested={"scheduler": TRAINING_SCHEDULER},
@@ -145,6 +157,11 @@ SECTIONS: Sections = {
     ),
     "training": SettingsSection(target="mtdiff.training:Training", doc="Updates, optimiser, checkpoints."),
     "evaluation": SettingsSection(target="mtdiff.evaluation:Evaluation", doc="Episodes and their limits."),
+    "finetune": SettingsSection(
+        target="mtdiff.finetuning.settings:FineTuning",
+        doc="What `mtdiff finetune` does once a planner is trained: rewards, policy gradient, regulariser.",
+        optional=True,
+    ),
     "augment": SettingsSection(
         target="mtdiff.studies.augment:Augment",
         nested={"learner": Nested(registry=LEARNERS)},
@@ -170,6 +187,7 @@ EXCLUDED: tuple[str, ...] = (
     "evaluation.workers",
     "sampling",  # a trained pipeline takes new defaults without new training
     "evaluation",  # has a hash of its own: `recipe.section_hash("evaluation")`
+    "finetune",  # has a hash of its own, with the weights that it begins with
     "augment",  # what is done with a synthesizer once it is trained
     "augmentations",
     "ablation",  # which recipes there are, not what one of them is

@@ -10,9 +10,17 @@ from typing import Any
 
 from mtdiff.argument_check import show
 from mtdiff.errors import RecipeError, choices
+from mtdiff.recipe.finding import find_recipe
 from mtdiff.recipe.recipe import Recipe, load_recipe
 
 _SECTION = "ablation"
+_RECIPE = "recipe"
+_SHARED = ("suite", "data", "evaluation")  # what a row of another recipe has from the grid's, to be comparable
+_OPTIMISER = (
+    "loss", "learning_rate", "learning_rate_schedule", "warmup", "weight_decay", "max_grad_norm", "ema_decay",
+    "ema_every", "ema_start",
+)  # fmt: skip
+"""Of training, what stays its own; updates and batches are the grid's."""
 _Axes = dict[str, list[tuple[str, Any]]]
 
 
@@ -54,14 +62,14 @@ def variants(recipe: Recipe) -> list[Variant]:
 
     An axis is a dotted key with a list of values, `backbone: [gpt2, residual_mlp]`, or with values by name where they
     are too long to be one: `suite.tasks: {one: [reach], ten: mt10}`. A value is merged as on the command line: another
-    `name` replaces a whole part. The section `ablation` leaves points out and adds rows.
+    `name` replaces a whole part. The section `ablation` leaves points out and adds rows, also of other recipes.
 
     Raises:
         RecipeError: `vary` is no mapping, an axis is empty, values or rows are called alike, an exclusion names what is
             not there or leaves nothing, or recipes of the grid are wrong: each with its coordinates.
     """
     extra: Mapping[str, Any] = recipe.values.get(_SECTION) or {}
-    rows = {name: changes for name, changes in extra.get("rows", {}).items() if changes is not None}
+    rows = {name: dict(changes) for name, changes in extra.get("rows", {}).items() if changes is not None}
     if recipe.vary is None and not rows:
         return [Variant(coordinates={}, recipe=recipe)]
     axes: _Axes = {}
@@ -76,6 +84,9 @@ def variants(recipe: Recipe) -> list[Variant]:
             raise _fault(recipe, f"pool.{number}", choices("axis", key, axes))
     excluded = [_exclusion(recipe, number, axes) for number in range(len(extra.get("exclude", ())))]
     base = {key: value for key, value in recipe.values.items() if key != _SECTION}
+    bases = {
+        name: _based(recipe, name, changes.pop(_RECIPE), base) for name, changes in rows.items() if _RECIPE in changes
+    }
     checked: set[tuple[Any, ...]] = set()
     found: list[Variant] = []
     wrong: list[str] = []
@@ -86,12 +97,13 @@ def variants(recipe: Recipe) -> list[Variant]:
                 continue
             changes = [f"{key}={json.dumps(value)}" for key, (_, value) in point.items()]
             changes += [f"{key}={json.dumps(value)}" for key, value in (rows[named] if named else {}).items()]
+            begun = bases.get(named or "", base)
             # Whether parts fit together does not depend on a seed, and takes most of the time.
             alike = (named, *(label for key, label in coordinates.items() if not key.endswith("seed")))
             rules = () if alike in checked else None
             checked.add(alike)
             try:
-                loaded = load_recipe(base, changes, sections=recipe.sections, rules=rules)
+                loaded = load_recipe(begun, changes, sections=recipe.sections, rules=rules)
             except RecipeError as error:
                 where = ", ".join([f"row {named}"] * bool(named) + [f"{k}={label}" for k, label in coordinates.items()])
                 wrong += [f"{recipe.name}: vary, {where}: {line}" for line in str(error).splitlines()]
@@ -104,6 +116,23 @@ def variants(recipe: Recipe) -> list[Variant]:
         raise _fault(recipe, "exclude", "leaves nothing of the grid.")
     _refuse_clashes(recipe, rows, found)
     return found
+
+
+def _based(recipe: Recipe, name: str, other: Any, base: Mapping[str, Any]) -> dict[str, Any]:
+    """Return another recipe on the grid's data, with its budget and evaluation: what a row begins with."""
+    place = f"rows.{name}.{_RECIPE}"
+    if not isinstance(other, str):
+        raise _fault(recipe, place, f"should be the name or path of a recipe, got {show(other)}.")
+    try:
+        path = find_recipe(other, beside=recipe.path.parent if recipe.path else None)
+        loaded = load_recipe(path, sections=recipe.sections)
+    except RecipeError as error:
+        raise _fault(recipe, place, str(error)) from error
+    values = {**loaded.values, **{key: base[key] for key in _SHARED if key in base}}
+    if "training" in base and "training" in values:
+        own = {key: values["training"][key] for key in _OPTIMISER if key in values["training"]}
+        values["training"] = {**base["training"], **own}
+    return values
 
 
 def _points(

@@ -11,6 +11,7 @@ it on random numbers, so a scheduler that does not fit is refused, never sampled
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from dataclasses import dataclass
@@ -61,11 +62,26 @@ class Solver:
 
     def to_x0(self, prediction: Tensor, x: Tensor, i: int, prediction_type: str) -> Tensor:
         """Turn the backbone's prediction at call `i` into an estimate of x0, of the same shape."""
-        if prediction_type == "sample":
-            return prediction
-        if prediction_type == "epsilon":
-            return (x - self.sigma[i] * prediction) / self.alpha[i]
-        return self.alpha[i] * x - self.sigma[i] * prediction
+        return x_0_of(prediction, x, self.alpha[i], self.sigma[i], prediction_type)
+
+    @functools.cached_property
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """`a` and `b` as matrices (S, S): row i weighs x and x0 of all calls, so that every mean is one product."""
+        found = torch.zeros(2, len(self), len(self), dtype=torch.float64)
+        for matrix, rows in zip(found, (self.a, self.b), strict=True):
+            for i, weights in enumerate(rows):
+                for m, weight in enumerate(weights):
+                    matrix[i, i - m] = weight
+        return found[0], found[1]
+
+
+def x_0_of(prediction: Tensor, x: Tensor, alpha: Any, sigma: Any, prediction_type: str) -> Tensor:
+    """Turn what a backbone predicts of x = alpha x0 + sigma eps into an estimate of x0."""
+    if prediction_type == "sample":
+        return prediction
+    if prediction_type == "epsilon":
+        return (x - sigma * prediction) / alpha
+    return alpha * x - sigma * prediction
 
 
 _CACHE: dict[tuple, Solver] = {}

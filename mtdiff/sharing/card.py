@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mtdiff.pipelines import AGENTS
 from mtdiff.sharing.example import another_solver, use
 from mtdiff.sharing.measured import best_known, by_scheduler, limits, results, success, swapped_and_expert
 
@@ -17,6 +18,10 @@ _DOES = {
     "planner": (
         "Plans actions for {tasks}. It is told which task is meant {told}, sees the last states, and samples the next "
         "{horizon} actions with a diffusion model; an agent carries out the first {execute} and plans again."
+    ),
+    "policy": (
+        "Acts in {tasks}. It is told which task is meant {told}, sees the last states, and gives the next {horizon} "
+        "actions at once, without a plan; an agent carries out the first {execute} and asks again."
     ),
     "synthesizer": (
         "Writes pieces of episodes, {length} transitions each, of {tasks}, with a diffusion model that is told which "
@@ -78,7 +83,8 @@ def metadata(subject: Subject, name: str) -> ModelCardData:
     recipe, suite = subject.recipe, subject.pipeline.config.suite or {}
     source = recipe.get("data") if recipe else {}
     datasets = [source["repo"]] if source.get("name") == "hub" else None
-    tags = ["mtdiff", "diffusion", "offline-rl", "multi-task", subject.pipeline.kind, suite.get("name")]
+    kind = subject.pipeline.kind
+    tags = ["mtdiff", *(["diffusion"] * (kind != "policy")), "offline-rl", "multi-task", kind, suite.get("name")]
     measured = results(found) if found else None
     return ModelCardData(
         library_name="mtdiff",
@@ -106,18 +112,18 @@ def _does(subject: Subject) -> str:
     return _DOES[pipeline.kind].format(
         tasks=f"{len(tasks)} tasks ({', '.join(tasks)})" if len(tasks) != 1 else f"one task ({tasks[0]})",
         told=told,
-        horizon=pipeline.representation.horizon,
-        length=getattr(pipeline, "transitions", pipeline.representation.horizon),
+        horizon=(pipeline.policy if pipeline.kind == "policy" else pipeline.representation).horizon,
+        length=getattr(pipeline, "transitions", None),
         execute=pipeline.config.get("execute"),
     )
 
 
 def _use(subject: Subject, name: str) -> list[str]:
-    acts = subject.pipeline.kind == "planner"
+    acts, samples = subject.pipeline.kind in AGENTS, subject.pipeline.kind != "policy"
     command = f"mtdiff evaluate {name}" if acts else f"mtdiff synthesize {name} --task TASK --transitions N --out DIR"
     return [
         f"```python\n{use(subject.pipeline, name)}```",
-        f"Another solver, in two lines; both sample from the same weights:\n\n```python\n{another_solver()}```",
+        *([f"Another solver, in two lines; the weights are the same:\n\n```python\n{another_solver()}```"] * samples),
         f"On the command line: `{command}`. The folder is a `diffusers` pipeline, so that "
         "`DiffusionPipeline.from_pretrained` loads it too after `import mtdiff.pipelines`.",
     ]
@@ -157,7 +163,8 @@ def _parts(subject: Subject) -> str:
             what += ": " + ", ".join(f"{role} by `{kind}`" for role, kind in roles)
         rows.append(f"| {name} | {what} | {f'{weights:,}' if weights else '-'} |")
     settings = ", ".join(f"{key} {value}" for key, value in subject.pipeline.sampling.items() if value is not None)
-    return "\n".join(rows) + f"\n\nIt samples with: {settings}."
+    verb = "acts" if subject.pipeline.kind == "policy" else "samples"
+    return "\n".join(rows) + f"\n\nIt {verb} with: {settings}."
 
 
 def _training(subject: Subject) -> list[str]:

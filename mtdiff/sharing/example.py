@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mtdiff.pipelines.sampler import SamplerPipeline
+    from mtdiff.pipelines.trained import TrainedPipeline
 
 
-def use(pipeline: SamplerPipeline, name: str) -> str:
+def use(pipeline: TrainedPipeline, name: str) -> str:
     """Return Python that loads a pipeline and samples once, no more than ten lines."""
-    reading, acts = pipeline.conditioning.reading, pipeline.kind == "planner"
+    reading, acts = pipeline.conditioning.reading, pipeline.kind != "synthesizer"
     tasks = list(pipeline.prompts)
     told: list[str] = []
     lines = ["import torch", "", "import mtdiff", "", f'pipe = mtdiff.load("{name}")']
@@ -20,7 +20,7 @@ def use(pipeline: SamplerPipeline, name: str) -> str:
         told.append(f'task="{pipeline.conditioning.config.tasks[0]}"')
     if reading("map"):
         told.append(f'map="{pipeline.conditioning.config.tasks[0]}"')
-    if acts and reading("history"):
+    if pipeline.kind == "policy" or (acts and reading("history")):
         width = pipeline.normalizer.config.state_dim
         seen = f'pipe.prompts["{tasks[0]}"][0].states[:1]' if tasks else f"torch.zeros(1, {width})"
         lines.append(f"seen = {seen}  # instead: your states so far, (n, {width}), the newest last")

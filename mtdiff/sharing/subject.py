@@ -18,11 +18,11 @@ from mtdiff.whole import SEAL, seal, write_text
 
 if TYPE_CHECKING:
     from mtdiff.findings import Findings
-    from mtdiff.pipelines.sampler import SamplerPipeline
+    from mtdiff.pipelines.trained import TrainedPipeline
     from mtdiff.recipe import Recipe
 
 CARD, RECIPE, RUN, EVALUATION = "README.md", "recipe.yaml", "run.json", "evaluation"
-_TRAINED = ("backbone", "conditioning", "representation", "normalizer")
+_TRAINED = ("policy", "backbone", "conditioning", "representation", "normalizer")
 _SHAPED = ("prompts", "scheduler")  # what a measurement depends on besides
 
 
@@ -40,7 +40,7 @@ class Subject:
         license: of the weights, an identifier of the Hub's, or None.
     """
 
-    pipeline: SamplerPipeline
+    pipeline: TrainedPipeline
     folder: Path | None = None
     recipe: Recipe | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -99,7 +99,7 @@ def of_source(source: str | Path | Repository, *, license: str | None = None) ->
     return _known(load(folder), folder, folder, license=license, measured=True)
 
 
-def of_pipeline(pipeline: SamplerPipeline, *, license: str | None = None) -> Subject:
+def of_pipeline(pipeline: TrainedPipeline, *, license: str | None = None) -> Subject:
     """Return what is known of a pipeline in memory.
 
     If it was loaded from a run and still has its weights, it was trained by the run's recipe; if it samples as the
@@ -116,7 +116,7 @@ def of_pipeline(pipeline: SamplerPipeline, *, license: str | None = None) -> Sub
 
 
 def _known(
-    pipeline: SamplerPipeline, folder: Path, saved: Path | None, *, license: str | None, measured: bool
+    pipeline: TrainedPipeline, folder: Path, saved: Path | None, *, license: str | None, measured: bool
 ) -> Subject:
     from mtdiff.findings import Findings
     from mtdiff.recipe import load_recipe
@@ -161,11 +161,11 @@ def _provenance(info: Mapping[str, Any]) -> str:
     return found[1].strip() if found else ""
 
 
-def _settings(pipeline: SamplerPipeline) -> dict[str, Any]:
+def _settings(pipeline: TrainedPipeline) -> dict[str, Any]:
     return {name: pipeline.config[name] for name in pipeline.settings()}
 
 
-def _equal(pipeline: SamplerPipeline, folder: Path, names: Sequence[str]) -> bool:
+def _equal(pipeline: TrainedPipeline, folder: Path, names: Sequence[str]) -> bool:
     """Whether parts are those that are saved in a folder."""
     import torch
     from safetensors.torch import load_file

@@ -39,6 +39,9 @@ SHOWING = (
 )  # fmt: skip
 """Code that shows results and does not make them: it may change while a table grows."""
 
+_OTHERS = ("augmentations/*", "finetuning/*", "synthesis*.py", "pipelines/synthesizer.py", "evaluation/fidelity.py")
+_NOT_RUN = {"planner": ("policies/*", "pipelines/policy*.py", "learners/*")}
+
 _POINTS = 60
 _OWN = ("prompts_per_task",)  # of sampling: a trained pipeline keeps its prompts
 _BRIEF = 10.0  # seconds between two states of a progress bar in a log
@@ -78,7 +81,10 @@ def _measure(recipe: Recipe, content: Mapping[str, Any], *, root: Path, workers:
     changes |= {"evaluation.workers": workers}
     changes |= dict.fromkeys((f"evaluation.{key}" for key in ("swapped_prompt", "demonstrator", "videos")), False)
     overrides = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-    found = evaluate_trained(run.folder, overrides, root=root, page=False)[0]
+    best = content.get("checkpoint") == "best"
+    if best and not run.best.is_dir():
+        raise MTDiffError(f"{run.folder}: kept no best weights, an older mtdiff trained it; remove it to train again")
+    found = evaluate_trained(run.best if best else run.folder, overrides, root=root, page=False)[0]
     episodes: dict[str, dict[str, list[Any]]] = {}
     for one in found.result.episodes:
         task = episodes.setdefault(one.task, {"goals": [], "success": [], "return": []})
@@ -86,13 +92,13 @@ def _measure(recipe: Recipe, content: Mapping[str, Any], *, root: Path, workers:
         task["success"].append(int(one.success))
         task["return"].append(round(one.total_reward, 4))
     info, pipeline = run.info, load(run.pipeline)
-    networks = (pipeline.backbone, pipeline.conditioning)
+    networks = [getattr(pipeline, name) for name in pipeline.networks]
     return {
         "measure": found.result.measure,
         "episodes": episodes,
         "training": {
             "run": run.folder.name,
-            "updates": info["updates"],
+            "updates": info["best_update"] if best else info["updates"],
             "seconds": round(info["seconds"], 1),
             "parameters": sum(weights.numel() for network in networks for weights in network.parameters()),
         },
@@ -100,13 +106,17 @@ def _measure(recipe: Recipe, content: Mapping[str, Any], *, root: Path, workers:
         "evaluation_seconds": round(found.result.seconds, 1),
         "loss": _thinned(run.metrics, "loss"),
         "val_loss": _thinned(run.metrics, "val_loss"),
-        "made": {**origin(), "data": info["data"]["fingerprint"], "hardware": hardware()},
+        "made": {**origin(recipe.get("pipeline")), "data": info["data"]["fingerprint"], "hardware": hardware()},
     }
 
 
-def origin() -> dict[str, str]:
-    """What decides a result besides recipe and data: mtdiff's version, and a digest of the code that makes results."""
-    return {"mtdiff": mtdiff.__version__, "code": code(SHOWING)}
+def origin(pipeline: str = "planner") -> dict[str, str]:
+    """What decides a result besides recipe and data: mtdiff's version, and a digest of the code that makes results.
+
+    Args:
+        pipeline: of the recipe; code that its kind never runs is left out, so that others may go on being written.
+    """
+    return {"mtdiff": mtdiff.__version__, "code": code((*SHOWING, *_OTHERS, *_NOT_RUN.get(pipeline, ())))}
 
 
 def trained(recipe: Recipe, *, root: Path, workers: int | None = None) -> Run:

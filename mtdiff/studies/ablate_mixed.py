@@ -25,12 +25,16 @@ def mixtures(plan: Plan, store: Results, todo: Sequence[Place], root: Path) -> l
         root: folder of data; data that are not there cannot differ.
     """
     found = [(place, result) for place in plan.places if (result := store.get(place.cell)) is not None]
-    made: dict[str, list[str]] = {}
-    for place, result in found:
-        made.setdefault(_words(result["made"]), []).append(str(store.path(place.cell)))
-    if any(store.get(place.cell) is None for place in todo):
-        made.setdefault(_words(origin()), []).append(_HERE)
-    lines = [f"code: {_listed(made)}"] if len(made) > 1 else []
+    lines = []
+    for kind in dict.fromkeys(place.training.get("pipeline") for place in plan.places):
+        made: dict[str, list[str]] = {}
+        for place, result in found:
+            if place.training.get("pipeline") == kind:
+                made.setdefault(_words(result["made"]), []).append(str(store.path(place.cell)))
+        if any(store.get(place.cell) is None for place in todo if place.training.get("pipeline") == kind):
+            made.setdefault(_words(origin(kind)), []).append(_HERE)
+        if len(made) > 1:
+            lines.append(f"code of a {kind}: {_listed(made)}")
     for digest, recipe in plan.data.items():
         prints: dict[str, list[str]] = {}
         for place, result in found:

@@ -39,6 +39,7 @@ def write(path: Path, study: Study) -> Path:
         measure=measure,
         counted=counted,
         reference=reference,
+        best=any(row.label.endswith(table.BEST) for row in rows),
         single=max(row.runs for row in rows) == 1,
         tasks=list(dict.fromkeys(task for row in rows for task in row.by_task)),
         shades=_shades(rows, counted),

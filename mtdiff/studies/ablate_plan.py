@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mtdiff.errors import MTDiffError, RecipeError, choices
 from mtdiff.recipe import Recipe, Variant, variants
 from mtdiff.run_data import ROOT
-from mtdiff.studies.ablate_table import CHECKPOINT
+from mtdiff.studies.ablate_table import BEST
 from mtdiff.studies.cells import Cell, Results
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 MEASURE = "mtdiff.studies.ablate_cells:measure"
 RESULTS = Path("results")
+ACTING = ("planner", "policy")
 _UNMEASURED = ("workers", "swapped_prompt", "demonstrator", "videos")
 """Of the evaluation: what does not change the episodes that a table is made of."""
 
@@ -32,13 +34,20 @@ class Place:
         index: its number, from 0: the same for the same recipe and changes.
         variant: its recipe and coordinates.
         training: the recipe that is trained for it; other cells may sample the same training otherwise.
+        checkpoint: the weights that are measured: "last" or "best".
         cell: what is measured.
     """
 
     index: int
     variant: Variant
     training: Recipe
+    checkpoint: str
     cell: Cell
+
+    @property
+    def row(self) -> str:
+        """The row of the table: best weights have one of their own."""
+        return row_of(self.variant, self.checkpoint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +72,8 @@ class Plan:
     def planned(self) -> dict[str, int]:
         """Rows in the order of the grid, and how many repetitions each is to have."""
         found: dict[str, int] = {}
-        for place in sorted(self.places, key=lambda one: one.variant.named is not None):
-            found[place.variant.row] = found.get(place.variant.row, 0) + 1
+        for place in sorted(self.places, key=lambda one: (one.checkpoint == "best", one.variant.named is not None)):
+            found[place.row] = found.get(place.row, 0) + 1
         return found
 
     @property
@@ -93,7 +102,7 @@ class Plan:
         seen: dict[str, int] = {}
         turns: list[tuple[int, Place]] = []
         for place in self.places:
-            if only is None or place.variant.row in only:
+            if only is None or place.row in only:
                 digest = place.training.hash()
                 turns.append((seen.get(digest, 0), place))
                 seen[digest] = seen.get(digest, 0) + 1
@@ -111,7 +120,7 @@ class Plan:
         cells = [
             {
                 "index": place.index,
-                "row": place.variant.row,
+                "row": place.row,
                 "repetition": place.variant.repetition,
                 "coordinates": place.variant.coordinates,
                 "state": "done" if store.get(place.cell) is not None else state(place.training, root),
@@ -128,7 +137,7 @@ def make_plan(recipe: Recipe, *, overrides: Sequence[str] = (), root: Path = ROO
     """Work out all cells of a recipe. Nothing is collected, trained or measured.
 
     Args:
-        recipe: a planner's, with `vary:` or the section `ablation`.
+        recipe: a planner's or a policy's, with `vary:` or the section `ablation`.
         overrides: the changes of the command line that are already in it, for the commands that are shown.
         root: folder of data, runs and studies.
         workers: simulator processes of each cell.
@@ -143,10 +152,15 @@ def make_plan(recipe: Recipe, *, overrides: Sequence[str] = (), root: Path = ROO
             f"{recipe.name}: has neither 'vary:' nor 'ablation.rows', which say what `mtdiff ablate` compares."
         )
     found = variants(recipe)
+    checkpoints = extra.get("checkpoints", ("last",))
     for variant in found:
-        if variant.recipe.get("pipeline") != "planner":
-            got = variant.recipe.get("pipeline")
-            raise RecipeError(f"{_called(recipe, variant)}: pipeline: should be planner, which can act, got {got}.")
+        if (got := variant.recipe.get("pipeline")) not in ACTING:
+            allowed = " or ".join(ACTING)
+            raise RecipeError(f"{_called(recipe, variant)}: pipeline: should be {allowed}, which can act, got {got}.")
+        if "best" in checkpoints and not variant.recipe.get("training.validation"):
+            raise RecipeError(
+                f"{_called(recipe, variant)}: training.validation: must be above 0 for best checkpoints, got 0.0."
+            )
     sections = [key for key in recipe.values if key in recipe.sections]
     digest = recipe.section_hash(*sections, fingerprint=json.dumps(recipe.vary))
     home = root / "studies" / f"{recipe.name}-{digest}"
@@ -155,7 +169,7 @@ def make_plan(recipe: Recipe, *, overrides: Sequence[str] = (), root: Path = ROO
     trainings: dict[str, Variant] = {}
     cells: dict[str, Variant] = {}
     places = []
-    for index, variant in enumerate(found):
+    for index, (variant, checkpoint) in enumerate(itertools.product(found, checkpoints)):
         first = trainings.setdefault(variant.recipe.hash(), variant)
         ours, theirs = (one.recipe.get("sampling.prompts_per_task") for one in (variant, first))
         if ours != theirs:
@@ -163,12 +177,12 @@ def make_plan(recipe: Recipe, *, overrides: Sequence[str] = (), root: Path = ROO
                 f"{_called(recipe, variant)}: sampling.prompts_per_task: is {ours}, and {theirs} in "
                 f"{first.name or recipe.name}, which is the same training; a trained planner keeps its prompts."
             )
-        cell = _cell(variant, first, home=home, root=root, workers=workers)
+        cell = _cell(variant, first, checkpoint, home=home, root=root, workers=workers)
         if cell.hash in cells:
             other = cells[cell.hash]
             raise RecipeError(f"{_called(recipe, variant)}: is the same as {other.name or recipe.name}; leave one out.")
         cells[cell.hash] = variant
-        places.append(Place(index=index, variant=variant, training=first.recipe, cell=cell))
+        places.append(Place(index=index, variant=variant, training=first.recipe, checkpoint=checkpoint, cell=cell))
     plan = Plan(recipe=recipe, overrides=tuple(overrides), home=home, places=places, reference="")
     reference = extra.get("reference") or next(iter(plan.planned))
     if reference not in plan.planned:
@@ -177,15 +191,20 @@ def make_plan(recipe: Recipe, *, overrides: Sequence[str] = (), root: Path = ROO
     return Plan(recipe=recipe, overrides=tuple(overrides), home=home, places=places, reference=reference)
 
 
+def row_of(variant: Variant, checkpoint: str) -> str:
+    """Return the row of the table that a cell belongs to."""
+    return variant.row + (BEST if checkpoint == "best" else "")
+
+
 def data_of(recipe: Recipe) -> str:
     """Return what the data of a recipe are made from, as a hash."""
     return recipe.section_hash("suite", "data")
 
 
-def _cell(variant: Variant, first: Variant, *, home: Path, root: Path, workers: int | None) -> Cell:
+def _cell(variant: Variant, first: Variant, checkpoint: str, *, home: Path, root: Path, workers: int | None) -> Cell:
     values = variant.recipe.values
     content = {
-        "checkpoint": CHECKPOINT,
+        "checkpoint": checkpoint,
         "training": variant.recipe.hash(),
         "suite": values["suite"],
         "sampling": values["sampling"],
@@ -194,7 +213,7 @@ def _cell(variant: Variant, first: Variant, *, home: Path, root: Path, workers: 
     cell = Cell(
         measure=MEASURE,
         content=json.loads(json.dumps(content)),
-        label={"row": variant.row, **({"repetition": variant.repetition} if variant.repetition else {})},
+        label={"row": row_of(variant, checkpoint)} | ({"repetition": variant.repetition} if variant.repetition else {}),
     )
     where = {
         "recipe": first.recipe.values,

@@ -51,7 +51,6 @@ class Study:
         return {
             "name": self.plan.recipe.name,
             "measure": self.measure,
-            "checkpoint": table.CHECKPOINT,
             "reference": self.plan.reference,
             "rows": [vars(row) for row in self.rows],
             "cells": {"finished": sum(map(len, self.done.values())), "all": len(self.plan.places)},
@@ -124,7 +123,7 @@ def gather(plan: Plan, store: Results) -> Study:
     for place in plan.places:
         if (found := store.get(place.cell)) is not None:
             one = table.Done(repetition=place.variant.repetition, content=place.cell.content, result=found)
-            done[place.variant.row].append(one)
+            done[place.row].append(one)
     measures = {one.result["measure"] for cells in done.values() for one in cells}
     if len(measures) > 1:
         raise DataError(f"{store.folder}: some rows of {plan.recipe.name} count success and others return.")

@@ -18,8 +18,8 @@ from mtdiff.evaluation.statistics import (
     stratified_bootstrap,
 )
 
-CHECKPOINT = "last"
-"""The weights that are measured. Training keeps the newest checkpoints and no best one: there are no others to show."""
+BEST = ", best checkpoint"
+"""What the row of a recipe's best weights, by the loss on held-out episodes, is called after the recipe's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,12 +168,12 @@ def _world(one: Done) -> dict[str, Any]:
 
 def rows(done: Mapping[str, Sequence[Done]], planned: Mapping[str, int], reference: str) -> list[Row]:
     """Return the rows of which something is known, in the order planned."""
-    beside = done.get(reference) or None
-    return [
-        row(label, done[label], count, beside if label != reference else None)
-        for label, count in planned.items()
-        if done.get(label)
-    ]
+
+    def beside(label: str) -> Sequence[Done] | None:
+        to = reference + (BEST if label.endswith(BEST) else "")
+        return (done.get(to) or None) if label != to else None
+
+    return [row(label, done[label], count, beside(label)) for label, count in planned.items() if done.get(label)]
 
 
 def number(value: float | None, measure: str) -> str:
@@ -234,8 +234,8 @@ def latex(found: Sequence[Row], measure: str, reference: str) -> str:
 
 def _note(measure: str, reference: str) -> str:
     return (
-        f"Mean {measure} over tasks, {CHECKPOINT} checkpoints, with 95 % intervals; IQM: interquartile mean over runs "
-        f"and tasks; difference: to {reference}, paired by task, seed and goal."
+        f"Mean {measure} over tasks, last checkpoints unless said, with 95 % intervals; IQM: interquartile mean over "
+        f"runs and tasks; difference: to {reference} (best to best), paired by task, seed and goal."
     )
 
 
@@ -269,5 +269,6 @@ def as_csv(found: Sequence[Row], measure: str) -> str:
         values += [one.difference, *(one.difference_interval or (None, None)), one.pairs, one.updates]
         values += [round(one.seconds, 1), one.plan, one.parameters, *(one.by_task.get(task) for task in tasks)]
         shown = [f"{value:.6g}" if isinstance(value, float) else value for value in values]
-        writer.writerow([one.label, CHECKPOINT, one.runs, one.planned, measure, *shown])
+        checkpoint = "best" if one.label.endswith(BEST) else "last"
+        writer.writerow([one.label.removesuffix(BEST), checkpoint, one.runs, one.planned, measure, *shown])
     return text.getvalue()

@@ -30,7 +30,8 @@ class Progress:
     """How far training is, and the generator that all batches come from. Saved with every checkpoint.
 
     `loss_total` of `loss_count` updates is what the next row of metrics has gathered so far: a checkpoint may lie
-    between two rows. `processes` is how many trained the checkpoint.
+    between two rows. `processes` is how many trained the checkpoint. `best_loss` is the lowest held-out loss so far,
+    that of `best_update`.
     """
 
     generator: torch.Generator
@@ -39,6 +40,8 @@ class Progress:
     seconds: float = 0.0
     loss_total: float = 0.0
     loss_count: int = 0
+    best_loss: float | None = None
+    best_update: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {**vars(self), "generator": self.generator.get_state()}
@@ -47,6 +50,7 @@ class Progress:
         self.update, self.seconds = state["update"], state["seconds"]
         self.processes = state.get("processes", 1)
         self.loss_total, self.loss_count = state["loss_total"], state["loss_count"]
+        self.best_loss, self.best_update = state.get("best_loss"), state.get("best_update")
         self.generator.set_state(state["generator"])
 
 

@@ -15,12 +15,13 @@ from tqdm.auto import tqdm
 
 from mtdiff import world
 from mtdiff.data.windows import Windows
-from mtdiff.diffusion import Denoiser, denoising_loss
 from mtdiff.errors import TrainingFault
-from mtdiff.pipelines.planner import PlannerPipeline
+from mtdiff.pipelines.trained import TrainedPipeline
 from mtdiff.training.accelerator import make_accelerator
+from mtdiff.training.best import Best
 from mtdiff.training.checkpoints import Checkpoints, MetricsFile, Progress, interruptible
 from mtdiff.training.loss_window import LossWindow
+from mtdiff.training.objectives import objective_of
 from mtdiff.training.settings import Training
 
 _VALIDATION_SEED = 20_230_529  # any constant: the held-out loss must be of the same draws every time
@@ -29,11 +30,11 @@ _AGREE_EVERY = 10  # updates of a GPU between two looks at whether any process g
 
 
 class Trainer:
-    """Trains a pipeline's backbone and conditioning, and leaves the averaged weights in it.
+    """Trains a pipeline's networks, and leaves the averaged weights in them.
 
     Args:
         pipeline: what is trained, in place.
-        scheduler: the diffusers scheduler whose noise is learnt.
+        scheduler: the diffusers scheduler whose noise is learnt; None for a policy.
         train: windows to learn from.
         held_out: windows for the held-out loss, or None.
         settings: see `Training`.
@@ -47,7 +48,7 @@ class Trainer:
 
     def __init__(
         self,
-        pipeline: PlannerPipeline,
+        pipeline: TrainedPipeline,
         scheduler: Any,
         train: Windows,
         held_out: Windows | None,
@@ -57,7 +58,7 @@ class Trainer:
         folder: Path,
         accelerator: Accelerator | None = None,
     ):
-        self.settings, self.scheduler = settings, scheduler
+        self.settings, self.objective = settings, objective_of(pipeline, scheduler, settings.loss)
         self.pipeline, self.train_windows, self.held_out = pipeline, train, held_out
         self.accelerator = accelerator or make_accelerator(settings)
         world.refuse_sharding(str(self.accelerator.distributed_type.value))
@@ -65,9 +66,12 @@ class Trainer:
         self.accelerator.project_configuration.logging_dir = str(folder / "trackers")
         torch.manual_seed(seed + self.accelerator.process_index)  # dropout
 
-        denoiser = Denoiser(pipeline.backbone, pipeline.conditioning).to(self.accelerator.device)
+        module = self.objective.module.to(self.accelerator.device)
         optimizer = torch.optim.AdamW(
-            denoiser.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            [weights for weights in module.parameters() if weights.requires_grad],
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
         self.schedule = get_scheduler(
             {"constant": "constant_with_warmup", "cosine": "cosine"}[settings.learning_rate_schedule],
@@ -76,11 +80,12 @@ class Trainer:
             num_training_steps=settings.updates,
         )
         # Not the schedule: accelerate would step it once per process, and another number could not resume.
-        self.denoiser, self.optimizer = self.accelerator.prepare(denoiser, optimizer)
-        self.ema = EMAModel(denoiser.parameters(), foreach=True, **settings.average())
+        self.module, self.optimizer = self.accelerator.prepare(module, optimizer)
+        self.ema = EMAModel(module.parameters(), foreach=True, **settings.average())
         self.progress = Progress(torch.Generator().manual_seed(seed), self.accelerator.num_processes)
         self.accelerator.register_for_checkpointing(self.ema, self.progress, self.schedule)
         self.checkpoints = Checkpoints(self.accelerator, folder, keep=settings.keep_checkpoints)
+        self.best = Best(self.accelerator, folder, self.progress)
         self.metrics = MetricsFile(folder / "metrics.jsonl", main=self.accelerator.is_main_process)
         self._check_batch(train)
 
@@ -91,7 +96,7 @@ class Trainer:
             resume: go on from the newest checkpoint, if there is one.
 
         Returns:
-            updates, seconds of all sittings, the last training and held-out losses.
+            updates, seconds of all sittings, the last training and held-out losses; the best one and its update.
 
         Raises:
             TrainingFault: on a loss that is not finite, or weights.
@@ -138,41 +143,42 @@ class Trainer:
                     self.checkpoints.save(update)
                 if stop and not last:
                     raise KeyboardInterrupt(f"stopped after update {update}; a checkpoint is saved")
-        self.ema.copy_to(self.accelerator.unwrap_model(self.denoiser).parameters())
-        for module in (self.pipeline.backbone, self.pipeline.conditioning):
-            module.eval()
+        self.ema.copy_to(self.accelerator.unwrap_model(self.module).parameters())
+        self.module.eval()
         for tracker in self.accelerator.trackers:  # `end_training` would part the processes too
             tracker.finish()
-        return {**row, "updates": self.progress.update, "seconds": self.progress.seconds}
+        outcome = {**row, "updates": self.progress.update, "seconds": self.progress.seconds}
+        if self.progress.best_update is not None:
+            outcome |= {"best_update": self.progress.best_update, "best_loss": self.progress.best_loss}
+        return outcome
 
     def _update(self) -> tuple[Tensor, Tensor]:
         """One optimiser update; returns this process's losses (b,) and their tasks (b,)."""
         batch = self._draw(self.train_windows, self.progress.generator, self.settings.batch_per_task)
         parts = self.settings.gradient_accumulation
-        self.denoiser.train()
+        self.module.train()
         losses, tasks = [], []
         for part in range(parts):
             loss, task = self._loss(self.train_windows, self._share(batch, part, parts))
-            with self.accelerator.accumulate(self.denoiser):
+            with self.accelerator.accumulate(self.module):
                 self.accelerator.backward(loss.mean())
                 if self.accelerator.sync_gradients and self.settings.max_grad_norm:
-                    self.accelerator.clip_grad_norm_(self.denoiser.parameters(), self.settings.max_grad_norm)
+                    self.accelerator.clip_grad_norm_(self.module.parameters(), self.settings.max_grad_norm)
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
             losses.append(loss.detach())
             tasks.append(task)
         self.schedule.step()
         if (self.progress.update + 1) % self.settings.ema_every == 0:
-            self.ema.step(self.accelerator.unwrap_model(self.denoiser).parameters())
+            self.ema.step(self.accelerator.unwrap_model(self.module).parameters())
+        self.objective.updated(self.progress.update + 1)
         return torch.cat(losses), torch.cat(tasks)
 
     def _draw(self, windows: Windows, generator: torch.Generator, per_task: int) -> dict[str, Tensor]:
         """Draw a whole batch: windows, timesteps, noise, withheld conditions. The same on every process."""
         drawn = windows.draw(per_task, generator)
         size = len(drawn["task"])
-        shape = (size, windows.horizon, self.pipeline.representation.channels)
-        drawn["timestep"] = torch.randint(self.scheduler.config.num_train_timesteps, (size,), generator=generator)
-        drawn["noise"] = torch.randn(shape, generator=generator)
+        drawn |= {f"drawn.{name}": value for name, value in self.objective.draw(size, generator).items()}
         for role, probability in self.pipeline.conditioning.droppable.items():
             drawn[f"drop.{role}"] = torch.rand(size, generator=generator) < probability
         return drawn
@@ -187,40 +193,32 @@ class Trainer:
         device = self.accelerator.device
         if device.type == "cuda":  # a copy out of memory that can be paged would wait for the GPU
             drawn = {name: value.contiguous().pin_memory() for name, value in drawn.items()}
-        rest = {k: v.to(device, non_blocking=True) for k, v in drawn.items() if k in ("timestep", "noise")}
-        drop = {k[5:]: v.to(device, non_blocking=True) for k, v in drawn.items() if k.startswith("drop.")}
-        indices = {k: v for k, v in drawn.items() if k not in rest and not k.startswith("drop.")}
-        fields = windows.gather(indices)
-        x0, weight = self.pipeline.representation.encode(fields)
-        losses = denoising_loss(
-            self.denoiser,
-            self.scheduler,
-            x0=x0,
-            weight=weight,
-            fields=fields,
-            drop=drop or None,
-            loss=self.settings.loss,
-            **rest,
-        )
-        return losses, fields["task"]
+        of: dict[str, dict[str, Tensor]] = {"": {}, "drawn": {}, "drop": {}}
+        for name, value in drawn.items():
+            kind, _, key = name.rpartition(".")
+            of[kind][key] = value.to(device, non_blocking=True) if kind else value
+        fields = windows.gather(of[""])
+        return self.objective.losses(self.module, fields, of["drawn"], of["drop"] or None), fields["task"]
 
     @torch.no_grad()
     def held_out_loss(self) -> float | None:
-        """Loss of the averaged weights on held-out episodes, always on the same draws."""
+        """Loss of the averaged weights on held-out episodes, always on the same draws; the best weights are kept."""
         if self.held_out is None:
             return None
-        module = self.accelerator.unwrap_model(self.denoiser)
+        module = self.accelerator.unwrap_model(self.module)
         self.ema.store(module.parameters())
         self.ema.copy_to(module.parameters())
-        self.denoiser.eval()
+        self.module.eval()
         generator = torch.Generator().manual_seed(_VALIDATION_SEED)
         per_task = max(1, min(64, 256 // len(self.held_out.tasks)))
         losses = [
             self._loss(self.held_out, self._draw(self.held_out, generator, per_task))[0]
             for _ in range(_VALIDATION_BATCHES)
         ]
+        loss = float(torch.cat(losses).mean())
+        self.best.offer(loss, module)
         self.ema.restore(module.parameters())
-        return float(torch.cat(losses).mean())
+        return loss
 
     def _measure(self, window: LossWindow, last: bool) -> dict[str, Any]:
         window.raise_if_not_finite(self.train_windows.tasks, self.checkpoints, self.accelerator)
@@ -244,7 +242,7 @@ class Trainer:
 
     def _refuse_bad_weights(self) -> None:
         """A finite loss can have gradients that are not, which the next loss would tell too late."""
-        if not all(bool(values.isfinite().all()) for values in self.denoiser.parameters()):
+        if not all(bool(values.isfinite().all()) for values in self.module.parameters()):
             raise TrainingFault(
                 f"the weights were not finite after update {self.progress.update}. "
                 f"Last good checkpoint: {self.checkpoints.newest() or 'none yet'}. "
@@ -260,7 +258,7 @@ class Trainer:
     def _check_processes(self) -> None:
         """Batches are the same for any number of processes; dropout is not, because each draws its own."""
         before, now = self.progress.processes, self.accelerator.num_processes
-        modules = self.accelerator.unwrap_model(self.denoiser).modules()
+        modules = self.accelerator.unwrap_model(self.module).modules()
         if before != now and any(isinstance(module, torch.nn.Dropout) and module.p for module in modules):
             raise TrainingFault(
                 f"{self.checkpoints.newest()}: was trained by {before} processes and goes on with {before}, got {now}: "

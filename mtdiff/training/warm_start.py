@@ -12,13 +12,12 @@ from mtdiff.errors import MTDiffError
 
 if TYPE_CHECKING:
     from mtdiff.hub import Source
-    from mtdiff.pipelines.planner import PlannerPipeline
+    from mtdiff.pipelines.trained import TrainedPipeline
 
-PARTS = ("backbone", "conditioning")
 _SHOWN = 8
 
 
-def warm_start(pipeline: PlannerPipeline, source: Source) -> dict[str, Any]:
+def warm_start(pipeline: TrainedPipeline, source: Source) -> dict[str, Any]:
     """Take over the weights of a trained pipeline wherever names and shapes agree.
 
     If states and actions are as wide, its normaliser is taken over too, whatever the recipe says: weights mean
@@ -39,9 +38,12 @@ def warm_start(pipeline: PlannerPipeline, source: Source) -> dict[str, Any]:
     from mtdiff.hub import load
 
     other = load(source)
-    mine, theirs = type(pipeline.backbone).__name__, type(other.backbone).__name__
+    part = pipeline.networks[0]
+    mine, theirs = type(pipeline.network).__name__, type(other.network).__name__
     if mine != theirs:
-        raise MTDiffError(f"init: {source} has the backbone {theirs}, and the recipe has {mine}. Take its backbone.")
+        raise MTDiffError(
+            f"init: {source} has the {other.networks[0]} {theirs}, and the recipe has {mine}. Take its {part}."
+        )
     ours, given = _weights(pipeline), _weights(other)
     fitting = [name for name in ours if name in given and given[name].shape == ours[name].shape]
     _refuse_little(ours, given, fitting, source)
@@ -71,22 +73,27 @@ def describe(outcome: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _weights(pipeline: PlannerPipeline) -> dict[str, Tensor]:
-    return {f"{part}.{name}": value for part in PARTS for name, value in getattr(pipeline, part).state_dict().items()}
+def _weights(pipeline: TrainedPipeline) -> dict[str, Tensor]:
+    return {
+        f"{part}.{name}": value
+        for part in pipeline.networks
+        for name, value in getattr(pipeline, part).state_dict().items()
+    }
 
 
-def _numbers(pipeline: PlannerPipeline) -> dict[str, Tensor]:
+def _numbers(pipeline: TrainedPipeline) -> dict[str, Tensor]:
     return {f"normalizer.{name}": value for name, value in pipeline.normalizer.state_dict().items()}
 
 
 def _refuse_little(ours: dict[str, Tensor], given: dict[str, Tensor], fitting: list[str], source: Source) -> None:
     """Refuse a start that would be hardly better than none."""
-    network = {name: value.numel() for name, value in ours.items() if name.startswith("backbone.")}
+    network = {name: value.numel() for name, value in ours.items() if not name.startswith("conditioning.")}
     fit = sum(network[name] for name in fitting if name in network)
     if network and 2 * fit < sum(network.values()):
         first = next(_reason(name, ours, given) for name in network if name not in fitting)
+        part, every = first.partition(".")[0], sum(network.values())
         raise MTDiffError(
-            f"init: the backbone of {source} does not fit this recipe's: {fit:,} of {sum(network.values()):,} weights "
+            f"init: the {part} of {source} does not fit this recipe's: {fit:,} of {every:,} weights "
             f"have an equal place there. The first that has none: {first}."
         )
 
@@ -97,13 +104,14 @@ def _reason(name: str, ours: dict[str, Tensor], given: dict[str, Tensor]) -> str
     return f"{name} ({tuple(given[name].shape)} there, {tuple(ours[name].shape)} here)"
 
 
-def _take_normalizer(pipeline: PlannerPipeline, other: PlannerPipeline) -> bool:
+def _take_normalizer(pipeline: TrainedPipeline, other: TrainedPipeline) -> bool:
     mine, theirs = pipeline.normalizer.state_dict(), other.normalizer.state_dict()
     if any(mine[name].shape != theirs[name].shape for name in mine):
         return False
     pipeline.normalizer.load_state_dict(theirs)
     pipeline.normalizer.register_to_config(clip=other.normalizer.config.clip)
-    pipeline.representation.limit(pipeline.normalizer)
+    if hasattr(pipeline, "representation"):
+        pipeline.representation.limit(pipeline.normalizer)
     return True
 
 

@@ -1,0 +1,122 @@
+"""What a pipeline of each kind is trained by: the module that learns, the random numbers of a batch, the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mtdiff.diffusion import Denoiser, Loss, denoising_loss
+from mtdiff.pipelines.policy import PolicyPipeline
+from mtdiff.pipelines.sampler import SamplerPipeline
+from mtdiff.pipelines.trained import TrainedPipeline
+from mtdiff.policies.policy import Policy
+
+
+class Objective(Protocol):
+    """What the training loop asks for.
+
+    Attributes:
+        module: everything that is trained.
+    """
+
+    module: nn.Module
+
+    def draw(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw the random numbers of a whole batch, on the CPU and the same on every process."""
+
+    def losses(
+        self,
+        module: nn.Module,
+        fields: Mapping[str, Tensor],
+        drawn: Mapping[str, Tensor],
+        drop: Mapping[str, Tensor] | None,
+    ) -> Tensor:
+        """Return the losses (b,) of this process's share; `module` is the trained one as accelerate wrapped it."""
+
+    def updated(self, updates: int) -> None:
+        """Called after every optimiser update, counted from 1."""
+
+
+class Denoising:
+    """Diffusion: x0 from noise, under the scheduler of training."""
+
+    def __init__(self, pipeline: SamplerPipeline, scheduler: Any, loss: Loss):
+        self.representation, self.scheduler, self.loss = pipeline.representation, scheduler, loss
+        self.module: nn.Module = Denoiser(pipeline.backbone, pipeline.conditioning)
+
+    def draw(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        shape = (size, self.representation.horizon, self.representation.channels)
+        timestep = torch.randint(self.scheduler.config.num_train_timesteps, (size,), generator=generator)
+        return {"timestep": timestep, "noise": torch.randn(shape, generator=generator)}
+
+    def losses(
+        self,
+        module: nn.Module,
+        fields: Mapping[str, Tensor],
+        drawn: Mapping[str, Tensor],
+        drop: Mapping[str, Tensor] | None,
+    ) -> Tensor:
+        x0, weight = self.representation.encode(fields)
+        return denoising_loss(
+            module,
+            self.scheduler,
+            x0=x0,
+            weight=weight,
+            fields=fields,
+            timestep=drawn["timestep"],
+            noise=drawn["noise"],
+            drop=drop,
+            loss=self.loss,
+        )
+
+    def updated(self, updates: int) -> None:
+        pass
+
+
+class ToldPolicy(nn.Module):
+    """A policy and its conditioning as the one module that is trained."""
+
+    def __init__(self, policy: Policy, conditioning: nn.Module):
+        super().__init__()
+        self.policy = policy
+        self.conditioning = conditioning
+
+    def forward(
+        self, fields: Mapping[str, Tensor], drawn: Mapping[str, Tensor], drop: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Return the policy's losses (B,)."""
+        return self.policy.losses(fields, self.conditioning(fields, drop), drawn)
+
+
+class ActingWell:
+    """A policy's own losses."""
+
+    def __init__(self, pipeline: PolicyPipeline):
+        self.policy = pipeline.policy
+        self.module: nn.Module = ToldPolicy(pipeline.policy, pipeline.conditioning)
+
+    def draw(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
+        return self.policy.draw(size, generator)
+
+    def losses(
+        self,
+        module: nn.Module,
+        fields: Mapping[str, Tensor],
+        drawn: Mapping[str, Tensor],
+        drop: Mapping[str, Tensor] | None,
+    ) -> Tensor:
+        return module(fields, drawn, drop)
+
+    def updated(self, updates: int) -> None:
+        self.policy.updated(updates)
+
+
+def objective_of(pipeline: TrainedPipeline, scheduler: Any, loss: Loss) -> Objective:
+    """Return what a pipeline is trained by; `scheduler` and `loss` are a sampler's, and a policy has its own."""
+    if isinstance(pipeline, PolicyPipeline):
+        return ActingWell(pipeline)
+    assert isinstance(pipeline, SamplerPipeline)
+    return Denoising(pipeline, scheduler, loss)

@@ -1,0 +1,309 @@
+"""Both stages on a point that learns within seconds: what is refused, what is kept, what is learnt, what is resumed."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from finetune_toy import RECIPE, recordings
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import mtdiff
+from mtdiff.cli import app
+from mtdiff.environments.vector import VectorEnv
+from mtdiff.errors import MTDiffError, RecipeError, TrainingFault
+from mtdiff.evaluation import Evaluation, evaluate
+from mtdiff.finetuning.stages import finetune
+from mtdiff.finetuning.tuner import Tuner
+from mtdiff.pipelines.copies import weights_of
+from mtdiff.recipe import load_recipe
+
+SMALL = ["finetune.environment_steps=800", "finetune.goals=2", "finetune.checkpoint_every=1", "finetune.epochs=1"]
+
+
+def recipe(**changes: Any) -> dict[str, Any]:
+    """The toy recipe with `section__key=value` changed; None removes it."""
+    changed = copy.deepcopy(RECIPE)
+    for place, value in changes.items():
+        section, _, key = place.partition("__")
+        if key:
+            changed[section][key] = value
+        else:
+            changed[section] = value
+    return changed
+
+
+def fault(*overrides: str, **changes: Any) -> str:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(recipe(**changes), overrides)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("clip=0", "clip: should be above 0 and below 1, got 0.0."),
+        ("clip=1.5", "clip: should be above 0 and below 1, got 1.5."),
+        ("std_floor=0", "std_floor: should be a finite number above 0, got 0.0."),
+        ("std_floor=-0.1", "std_floor: should be a finite number above 0, got -0.1."),
+        ("timesteps=0", "timesteps: should be at least 1, got 0."),
+        ("timesteps=6", "timesteps: must be at most sampling.num_inference_steps=5, got 6"),
+        ("learning_rate=0", "learning_rate: should be a finite number above 0, got 0.0."),
+        ("discount=1", "discount: should be at least 0 and below 1, got 1.0."),
+        ("regularizer_weight=-1", "regularizer_weight: should be a finite number of at least 0, got -1.0."),
+        ("max_steps=25", "max_steps: must be at most 24 (gymnasium), got 25"),
+        (
+            "environment_steps=90",
+            "environment_steps: must be at least 96, which the episodes of one goal can take, got 90",
+        ),
+        ("tasks=[strait]", "tasks: unknown task 'strait'. Allowed: straight, turned. Did you mean 'straight'?"),
+        (
+            "rollouts_per_goal=1",
+            "rollouts_per_goal: should be at least 2, because an episode is compared with others of its goal, got 1.",
+        ),
+    ],
+)
+def test_numbers_out_of_range(override: str, message: str) -> None:
+    assert fault(f"finetune.{override}") == f"command line: finetune.{message}"
+
+
+def test_nothing_to_learn_from() -> None:
+    found = fault("finetune.policy_weight=0", "finetune.regularizer=none")
+    assert found == "command line: finetune.policy_weight: should be above 0 where nothing else is learnt, got 0."
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["sampling.scheduler=dpm_solver"], "dpm_solver"),
+        (["sampling.scheduler=ddim"], "ddim"),
+        (["sampling.scheduler=deis"], "deis"),
+    ],
+)
+def test_a_scheduler_whose_steps_are_not_gaussian(overrides: list[str], name: str) -> None:
+    assert fault(*overrides) == (
+        "command line: sampling.scheduler: must draw Gaussian noise in its steps, because fine-tuning needs their "
+        f"probabilities, got {name}, which is deterministic. Take ddpm, ddim with eta above 0, or dpm_solver with "
+        "stochastic: true"
+    )
+
+
+@pytest.mark.parametrize(
+    "scheduler", ["{name: ddim, eta: 0.5}", "{name: ddim, eta: 1.0}", "{name: dpm_solver, stochastic: true}"]
+)
+def test_schedulers_whose_steps_are(scheduler: str) -> None:
+    assert load_recipe(recipe(), [f"sampling.scheduler={scheduler}"]).get("finetune.clip") == 0.1
+
+
+def test_a_synthesizer_cannot_be_fine_tuned() -> None:
+    changes = {"pipeline": "synthesizer", "representation": "transitions", "conditioning": {"task": "one_hot"}}
+    found = fault(**changes)
+    assert "finetune: must be left out, because only a planner can be fine-tuned, got a synthesizer" in found.split(
+        "\n"
+    )
+
+
+def test_a_suite_without_rewards() -> None:
+    offline = {"name": "offline", "tasks": ["straight", "turned"], "state_dim": 2, "action_dim": 1}
+    assert fault(suite=offline) == (
+        "suite: must have a simulator that rewards what is tried, because fine-tuning learns from rewards, got "
+        "offline. Take another suite, or leave the section finetune out"
+    )
+
+
+def test_a_planner_that_is_told_its_task() -> None:
+    assert fault(conditioning__task={"name": "one_hot"}) == (
+        "conditioning.task: must be null, because what is fine-tuned sees states alone, and each task has its own "
+        "copy, got one_hot"
+    )
+
+
+def test_guidance() -> None:
+    history = {"name": "history", "hidden": [32], "dropout": 0.1}
+    found = fault("sampling.guidance_scale=1.5", conditioning__history=history)
+    message = "command line: sampling.guidance_scale: must be 1.0, because what is fine-tuned is not guided, got 1.5"
+    assert found == message
+
+
+def test_the_section_does_not_change_what_is_pre_trained() -> None:
+    one, other = load_recipe(recipe()), load_recipe(recipe(), ["finetune.clip=0.3"])
+    without = recipe()
+    del without["finetune"]
+    assert one.hash() == other.hash() == load_recipe(without).hash()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def pretrained(root: Path) -> Path:
+    """A run of stage one, on data of which nobody can tell which task they are of."""
+    return mtdiff.train(recipe(), dataset=recordings(), root=root).folder
+
+
+@pytest.mark.slow
+def test_it_learns_each_task_and_one_pipeline_holds_all(pretrained: Path, root: Path) -> None:
+    done = finetune(pretrained, root=root, workers=1, progress=False)
+    pipe, before = mtdiff.load(done["run"]), mtdiff.load(pretrained)
+    suite, settings = load_recipe(recipe()).build("suite"), Evaluation(episodes_per_task=40, workers=1)
+    begun = evaluate(mtdiff.PlannerAgent(before), suite, settings=settings, progress=False).by_task
+    found = evaluate(mtdiff.PlannerAgent(pipe), suite, settings=settings, progress=False).by_task
+    for task in suite.tasks:
+        assert begun[task].success < 0.6 and found[task].success > 0.9
+        assert done["tasks"][task]["environment_steps"] <= 6000
+    # One network cannot do both: the same state asks for opposite actions. The copies are told apart by their task.
+    told = dict(zip(suite.tasks, reversed(suite.tasks), strict=True))
+    swapped = evaluate(mtdiff.PlannerAgent(pipe), suite, settings=settings, told=told, progress=False)
+    assert swapped.mean_success < 0.5
+    # Nothing is done twice.
+    times = {path: path.stat().st_mtime_ns for path in (root / "finetuned").rglob("*.safetensors")}
+    again = finetune(pretrained, root=root, workers=1, progress=False)
+    assert again["run"] == done["run"] and all(one["reused"] for one in again["tasks"].values())
+    assert times == {path: path.stat().st_mtime_ns for path in (root / "finetuned").rglob("*.safetensors")}
+    one = finetune(pretrained, ["finetune.tasks=[turned]"], root=root, workers=1, progress=False)
+    assert one["tasks"]["turned"]["reused"] and one["run"] != done["run"]
+    assert list(mtdiff.load(one["run"]).copies) == ["turned"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["finetune.advantage=gae"],
+        ["finetune.advantage=paper", "finetune.regularizer=none"],
+        ["finetune.regularizer=kl", "finetune.timesteps=1", "finetune.ema_decay=0.9"],
+        ["finetune.policy_weight=0"],
+    ],
+)
+def test_a_killed_fine_tuning_goes_on_to_the_same_weights(pretrained: Path, root: Path, overrides: list[str]) -> None:
+    """The second is stopped in the middle of an iteration; what it had collected since its checkpoint is lost."""
+    chosen = [*SMALL, "finetune.tasks=[straight]", "finetune.initial_rollouts=4", *overrides]
+    loaded = load_recipe(pretrained / "recipe.yaml", chosen)
+    suite, settings = loaded.build("suite"), loaded.build("finetune")
+    pipe = mtdiff.load(pretrained)
+    kill = {"at": 0}
+    tuners = []
+
+    def tuner(name: str, environments: VectorEnv) -> Tuner:
+        place = root / "killed" / "-".join(overrides) / name
+        return Tuner(pipe, environments, "straight", settings, limit=24, folder=place, progress=False)
+
+    class Killed(Exception):
+        pass
+
+    with VectorEnv(suite, ["straight"] * 8, workers=1) as environments:
+        tuners.append(tuner("whole", environments))
+        whole = tuners[0].run()
+        broken = tuner("broken", environments)
+        plan = broken.policy.plan
+
+        def dies(*arguments: Any) -> Any:
+            kill["at"] += 1
+            if kill["at"] == 15:
+                raise Killed
+            return plan(*arguments)
+
+        broken.policy.plan = dies  # type: ignore[method-assign]
+        with pytest.raises(Killed):
+            broken.run()
+        assert 0 < broken.progress.iterations < whole["iterations"]
+        tuners.append(tuner("broken", environments))
+        resumed = tuners[1].run(resume=True)
+    same = ("iterations", "updates", "episodes", "environment_steps", "success")
+    assert {key: whole[key] for key in same} == {key: resumed[key] for key in same}
+    mine, theirs = (one.weights() for one in tuners)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    rows = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in one.metrics.read(one.metrics.path)]
+        for one in tuners
+    ]
+    assert rows[0] == rows[1] and len(rows[0]) == whole["iterations"]
+    begun = weights_of(pipe)
+    assert any(not torch.equal(mine[name], begun[name]) for name in begun)
+
+
+@pytest.mark.slow
+def test_an_interrupted_one_is_neither_forgotten_nor_taken_for_finished(pretrained: Path, root: Path) -> None:
+    overrides = [*SMALL, "finetune.tasks=[turned]", "finetune.seed=5"]
+    with pytest.raises(MTDiffError, match="success_key .nothing. was in no info"):
+        finetune(pretrained, [*overrides, "suite.success_key=nothing"], root=root, workers=1, progress=False)
+    done = finetune(pretrained, overrides, root=root, workers=1, progress=False)
+    place = Path(done["tasks"]["turned"]["folder"])
+    (place / "finetune.json").unlink()
+    (place / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    with pytest.raises(TrainingFault) as error:
+        finetune(pretrained, overrides, root=root, workers=1, progress=False)
+    assert str(error.value) == (
+        f"{place} holds an interrupted fine-tuning. Go on with --resume, or begin anew with --restart"
+    )
+    again = finetune(pretrained, overrides, root=root, workers=1, progress=False, restart=True)
+    assert not again["tasks"]["turned"]["reused"] and again["run"] == done["run"]
+
+
+@pytest.mark.slow
+def test_pre_training_loss_needs_the_data_of_stage_one(pretrained: Path, root: Path) -> None:
+    with pytest.raises(MTDiffError) as error:
+        finetune(pretrained, [*SMALL, "finetune.regularizer=pretraining"], root=root, workers=1, progress=False)
+    message = "finetune.regularizer: pretraining needs the data of stage one, which are not at None"
+    assert str(error.value) == message
+
+
+@pytest.mark.slow
+def test_on_the_command_line(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a recipe: both stages, then an evaluation of the one pipeline, and a second call that does nothing."""
+    recordings().save(tmp_path / "data")
+    told = recipe(data={"name": "folder", "path": str(tmp_path / "data")})
+    told["training"]["updates"] = 50
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(told))
+    monkeypatch.chdir(tmp_path)
+    command = ["finetune", "toy.yaml", *SMALL, "finetune.regularizer=pretraining", "--task", "turned", "--seed", "3"]
+    command += ["--workers", "1", "--json"]
+
+    def run(*arguments: str) -> dict[str, Any]:
+        done = CliRunner().invoke(app, list(arguments))
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    document = run(*command)
+    assert list(document["tasks"]) == ["turned"] and document["tasks"]["turned"]["content"]["finetune"]["seed"] == 3
+    assert not document["tasks"]["turned"]["reused"] and run(*command)["tasks"]["turned"]["reused"]
+    weights = load_file(Path(document["tasks"]["turned"]["folder"]) / "weights.safetensors")
+    assert all(
+        torch.equal(value, weights[name]) for name, value in mtdiff.load(document["run"]).copies["turned"].items()
+    )
+    found = run("evaluate", document["run"], "evaluation.episodes_per_task=4", "--json")
+    assert set(found["tasks"]) == {"straight", "turned"}
+    assert np.isfinite(found["mean_success"]) and Path(found["report"]).is_file()
+    stage_one = run("evaluate", document["pretrained"], "evaluation.episodes_per_task=4", "--json")
+    assert stage_one["tasks"]["straight"] == found["tasks"]["straight"]  # which has no copy
+
+
+def test_a_recipe_without_the_section(tmp_path: Path) -> None:
+    without = recipe(data={"name": "folder", "path": "data"})
+    del without["finetune"]
+    with pytest.raises(RecipeError) as error:
+        finetune(load_recipe(without), root=tmp_path)
+    assert str(error.value) == ("recipe: has no section finetune. Add it, or finetune.environment_steps=100000 here")
+
+
+@pytest.mark.slow
+def test_what_cannot_be_changed_of_a_run(pretrained: Path, root: Path) -> None:
+    with pytest.raises(MTDiffError) as error:
+        finetune(pretrained, ["backbone.width=64"], root=root)
+    assert str(error.value) == (
+        "command line: backbone.width=64: the fine-tuning of a run can change suite, sampling, evaluation, finetune, "
+        "got backbone. Anything else needs pre-training"
+    )
+    done = finetune(pretrained, [*SMALL, "finetune.tasks=[straight]"], root=root, workers=1, progress=False)
+    with pytest.raises(MTDiffError) as error:
+        finetune(done["run"], root=root)
+    assert str(error.value) == (f"{done['run']}: is fine-tuned already. Give the run that it came from, or its recipe")
