@@ -4,7 +4,7 @@
     python benchmarks/maze2d.py --pictures RUN --plot docs/maze2d_failures.png
 
 A row is a trained run that was evaluated on the forty new maps; `--commands` prints what makes it. Rows are kept in
-`results/maze2d/random_maps.json`, so that those of another day need not be named again. The second command draws some of the
+`results/maze2d/random_maps.json`, so that those of another day need not be named again. The second command draws some
 plans of a run's newest evaluation with drawings, maps with failures first.
 
 Differences between two rows are means over maps of the differences of the same episodes: same map, start and
@@ -45,21 +45,26 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (_SHORT, "suite.random_maps=8", "data.trajectories_per_task=512", "data.prompts_per_task=256",
          "training.batch_per_task=64"),
     ),
-    "no_walls": ("the walls not drawn", "planner_maps512", (_SHORT, "conditioning.task.walls=false")),
+    "no_walls": ("the way without walls", "planner_maps512", (_SHORT, "conditioning.task.walls=false")),
     "no_way": (
-        "the way not drawn: the map and its goal", "planner_maps512",
+        "walls and goal, no way", "planner_maps512",
         (_SHORT, f"conditioning.task={{name: surroundings, path: false, goal: true, {_READER}}}"),
     ),
     "numbers": (
-        "the way as numbers, as it lies from here", "planner_maps512",
+        "way as numbers, from here", "planner_maps512",
         (_SHORT, f"conditioning.task={{name: path_prompt, length: 50, spacing: even, relative: [0, 1], {_READER}}}"),
     ),
+    "numbers_walls": (
+        "way as numbers, walls drawn, from here", "planner_maps512",
+        (_SHORT, f"conditioning.task={{name: path_prompt, length: 50, spacing: even, relative: [0, 1], {_READER}}}",
+         f"conditioning.around={{name: surroundings, path: false, {_READER}}}"),
+    ),
     "absolute": (
-        "the way as numbers, where it lies", "planner_maps512",
+        "way as numbers, where it lies", "planner_maps512",
         (_SHORT, f"conditioning.task={{name: path_prompt, length: 50, spacing: even, {_READER}}}", _ABSOLUTE),
     ),
-    "none": ("no demonstration", "planner_maps512", (_SHORT, "conditioning.task=null", _ABSOLUTE)),
-    "prompt_dt": ("PromptDT, 64 maps, 12,000 updates", "prompt_dt_maps64", ()),
+    "none": ("nothing", "planner_maps512", (_SHORT, "conditioning.task=null", _ABSOLUTE)),
+    "prompt_dt": ("PromptDT, 64 maps", "prompt_dt_maps64", ()),
 }  # fmt: skip
 """A row's label, recipe and changes; the one named first is compared with all others."""
 
@@ -127,7 +132,7 @@ def _read(row: str, run: Path) -> dict[str, dict[str, Any]]:
     if found.get("demonstrator"):
         rows["expert"] = {"label": "the demonstrator", **_summary(found["demonstrator"])}
     if copied := (found.get("others") or {}).get("copied path"):
-        rows["copied"] = {"label": "copying the shown way", **_summary(copied)}
+        rows["copied"] = {"label": "copying the way", **_summary(copied)}
     return rows
 
 

@@ -18,14 +18,18 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, Scala
 # Okabe & Ito's colours, which colour-blind readers tell apart.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 COUNTS = {"maps8": 8, "maps64": 64, "maps512": 512}
-BARS = ("long", "maps512", "no_walls", "numbers", "absolute", "no_way", "none", "prompt_dt", "copied", "expert")
+BARS = (
+    "long", "maps512", "no_walls", "numbers_walls", "numbers", "absolute", "no_way", "none", "prompt_dt", "copied",
+    "expert",
+)  # fmt: skip
+LABELS = {"long": "12,000 updates, not 3,000", "maps512": "way and walls, drawn from here"}
 LINES = {"walk": (BLUE, 0.9), "lost": (ORANGE, 0.9), "plan": ("#E69F00", 1.6)}
 
 
 def draw_rows(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Write a PNG, to be shown 800 pixels wide: success by number of training maps, and one ingredient at a time."""
-    with plt.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), dpi=150, width_ratios=(2, 3))
+    with plt.rc_context({"font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.4), dpi=150)
         _by_maps(left, rows)
         _one_by_one(right, rows)
         for axes in (left, right):
@@ -43,16 +47,16 @@ def _by_maps(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
     axes.errorbar(places, middle, yerr=errors, color=BLUE, marker="o", markersize=6, linewidth=1.6, capsize=3)
     if "copied" in rows:
         axes.axhline(rows["copied"]["success"], color=GREY, linestyle="--", linewidth=1.2)
-        axes.annotate("copying the shown way", (8, rows["copied"]["success"]), xytext=(0, 4), color=GREY,
-                      textcoords="offset points", fontsize=9.5)  # fmt: skip
+        axes.annotate("copying the shown way", (512, rows["copied"]["success"]), xytext=(0, -5), color=GREY,
+                      textcoords="offset points", fontsize=9.5, ha="right", va="top")  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_xlabel("maps in training, as many demonstrations in all")
-    axes.set_title("success on 40 unseen maps", fontsize=11, loc="left")
+    axes.set_xlabel("maps in training, always 4,096 episodes in all")
+    axes.set_title("success on 40 unseen maps", fontsize=10.5, loc="left")
 
 
 def _one_by_one(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
@@ -61,13 +65,15 @@ def _one_by_one(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
     colours = [GREEN if name == "expert" else GREY if name in ("copied", "prompt_dt") else BLUE if name in
                ("long", "maps512") else ORANGE for name in shown]  # fmt: skip
     axes.barh(range(len(shown)), middle, color=colours, height=0.62, xerr=errors, error_kw={"capsize": 2.5, "lw": 1.2})
-    labels = {"maps512": "way and walls drawn as they lie from here"}
-    axes.set_yticks(range(len(shown)), [labels.get(name, rows[name]["label"]) for name in shown])
+    axes.set_yticks(range(len(shown)), [LABELS.get(name, rows[name]["label"]) for name in shown])
+    for place, value in enumerate(middle):
+        axes.text(0.015, place, f"{100 * value:.0f} %", color="white" if value > 0.1 else "black", va="center",
+                  fontsize=9.5)  # fmt: skip
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, 1.0)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_title("512 maps, one ingredient less at a time", fontsize=11, loc="left")
+    axes.set_title("512 maps, one ingredient less at a time", fontsize=10.5, loc="left")
 
 
 def _errors(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[list[float]]]:

@@ -148,6 +148,10 @@ def test_what_is_kept_while_acting_follows_weights_and_masks(dataset, prompts):
     policy.blocks[1].qkv.weight.mul_(3)
     grown = policy.losses(fields, condition, {})
     assert torch.equal(fresh(), grown) and not torch.equal(grown, emptied)
+    policy.blocks[1].qkv.weight.data.mul_(3)  # as averages are copied
+    policy.eval()
+    copied = policy.losses(fields, condition, {})
+    assert torch.equal(fresh(), copied) and not torch.equal(copied, grown)
 
 
 def test_masks_move_as_a_slow_reading_of_the_method_says(dataset, prompts, tmp_path):

@@ -55,20 +55,13 @@ def slow_parts(policy, fields, condition):
     return value, critics, -weight * normal.log_prob(a).sum(1)
 
 
-@pytest.mark.parametrize("heads", ["per_task", "shared"])
-def test_the_loss_is_the_sum_of_three_that_reach_their_own_network_alone(heads):
+def test_the_loss_is_the_sum_of_three_that_reach_their_own_network_alone():
     data = episodes()
-    pipe = pipeline("iql", data, heads=heads, beta=8.0, max_weight=1.5)
+    pipe = pipeline("iql", data, beta=8.0, max_weight=1.5)
     policy, (fields, condition, drawn) = pipe.policy, batch(pipe, data)
     with torch.no_grad():  # a target of its own, and advantages on both sides of max_weight
         for values in (*policy.critic_target.parameters(), policy.actor.log_std):
             values.add_(0.3 * torch.randn(values.shape, generator=torch.Generator().manual_seed(1)))
-    if heads == "shared":
-        x = torch.randn(4, policy.value.layers.weights[0].shape[1] - 2)
-        numbers = torch.tensor([1, 0, 0, 1])
-        told = torch.cat([x, torch.eye(2)[numbers]], dim=1)
-        torch.testing.assert_close(policy.value(x, TaskBatch(numbers, 2)), policy.value.layers(told)[:, :, 0])
-        return
     losses = policy.losses(fields, condition, drawn)
     value, critics, cloning = slow_parts(policy, fields, condition)
     assert fields["terminated"].any()
@@ -116,6 +109,17 @@ def test_a_batch_of_any_order_reaches_the_heads_of_its_tasks(task, count):
     torch.testing.assert_close(critics(x, repeated), of_task(critics, x, repeated.task))
     sums = [sum(v for v, n in zip(range(len(task)), task, strict=True) if n == t) / task.count(t) for t in task]
     torch.testing.assert_close(tasks.mean(torch.arange(len(task)).float()), torch.tensor(sums))
+
+
+@pytest.mark.parametrize("name", LEARNERS_OF_VALUES)
+def test_a_shared_critic_reads_the_number_of_the_task(name):
+    data = episodes()
+    pipe = pipeline(name, data, heads="shared")
+    x, numbers = torch.randn(4, 5), torch.tensor([1, 0, 0, 1])
+    told = torch.cat([x, torch.eye(2)[numbers]], dim=1)
+    critic = pipe.policy.critic
+    torch.testing.assert_close(critic(x, TaskBatch(numbers, 2)), critic.layers(told)[:, :, 0])
+    assert pipe.policy.losses(*batch(pipe, data)).shape == (10,)
 
 
 def test_frozen_critics_pass_gradients_to_what_they_judge_alone():

@@ -81,7 +81,7 @@ def finetune(
         raise MTDiffError(f"{source}: is fine-tuned already. Give the run that it came from, or its recipe")
     set_sampling(pipeline, _changes(recipe))
     suite: Suite = recipe.build("suite")
-    content = {"schema": SCHEMA, "weights": _digest_of(folder), **_how(pipeline, suite, settings)}
+    content = {"schema": SCHEMA, "weights": digest_of(folder), **_how(pipeline, suite, settings)}
     done, weights = {}, {}
     for task in settings.tasks or suite.tasks:
         place = root / "finetuned" / f"{task}-{_digest({**content, 'task': task})}"
@@ -254,7 +254,7 @@ def _save(
     return run
 
 
-def _digest_of(folder: Path) -> str:
+def digest_of(folder: Path) -> str:
     """Digest of the weights and numbers that fine-tuning begins with."""
     digest = hashlib.sha256()
     for path in sorted(path for part in _TRAINED for path in (folder / part).glob("*.safetensors")):

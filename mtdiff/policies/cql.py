@@ -54,9 +54,11 @@ class CQLPolicy(ValuePolicy):
         alpha (log sum_a exp(Q(s, a)) / density(a) - Q(s, a_data)),
 
     over `actions` uniform ones, as many of the policy in s and as many of the policy in s'. The policy maximises
-    min_i Q_i(s, a) - temperature log pi(a | s), the temperature such that its entropy stays at -A. Rewards and ends of
-    episodes are treated as `ValuePolicy` says. Gradients of the parts share one optimiser: train with
-    `max_grad_norm: 0`.
+    min_i Q_i(s, a) - temperature log pi(a | s), the temperature such that its entropy stays at -A.
+
+    A task's rewards are divided by their range, and not shifted. An episode that was only cut off, also by whoever
+    recorded it, because it had succeeded, goes on: its last rewards are extended. Gradients of the losses share one
+    optimiser: train with `max_grad_norm: 0`.
 
     Args:
         width: C, width of condition tokens.

@@ -116,7 +116,7 @@ class DecisionTransformer(Policy):
             self.longest: Tensor
             self.register_buffer("longest", torch.zeros((), dtype=torch.long))
         self.lead = sum(role.num_tokens for role in known)
-        self.lead_places = nn.Parameter(torch.zeros(self.lead, width))
+        self.lead_places = nn.Parameter(torch.zeros(self.lead, width)) if self.lead else None
         self.norm, self.drop = nn.LayerNorm(width), nn.Dropout(dropout)
         self.blocks = Stack(width, num_heads, num_layers, dropout, activation, tasks_apart=sparsity > 0)
         self.final_norm = nn.LayerNorm(width)
@@ -184,9 +184,9 @@ class DecisionTransformer(Policy):
             tokens, per_step = torch.stack(kinds, dim=2).flatten(1, 2), len(kinds)
             if acted is not None:
                 tokens = tokens[:, :-1]  # nobody sees the last action
-        told = [condition.tokens[name] for name in self.order]
-        if told:
-            tokens = torch.cat([torch.cat(told, dim=1) + self.lead_places, tokens], dim=1)
+        if self.lead_places is not None:
+            told = torch.cat([condition.tokens[name] for name in self.order], dim=1)
+            tokens = torch.cat([told + self.lead_places, tokens], dim=1)
         if condition.added is not None:
             tokens = tokens + condition.added[:, None]
         tokens = self.drop(self.norm(tokens))

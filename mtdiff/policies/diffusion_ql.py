@@ -53,9 +53,12 @@ class DiffusionQLPolicy(ValuePolicy):
     The actor minimises its denoising loss minus eta Q(s, a) / mean |Q'(s, a)|, with a sampled through all timesteps and
     its gradient through them; Q and Q' are the two critics, either first by a coin for every sample, and the mean is
     the sample's task's. Both critics learn r + discount (1 - terminated) min_i Q'_i(s', a'), a' from an actor that
-    follows. To act, it samples some actions and takes one by what the target critics say. Rewards and ends of episodes
-    are treated as `ValuePolicy` says; a task that was not trained has no critic, and the first sample is taken.
-    Gradients of the parts share one optimiser: train with `max_grad_norm: 0`.
+    follows. To act, it samples some actions and takes one by what the target critics say; a task that was not trained
+    has no critic, and the first sample is taken.
+
+    A task's rewards are divided by their range, and not shifted. An episode that was only cut off, also by whoever
+    recorded it, because it had succeeded, goes on: its last rewards are extended. Gradients of the losses share one
+    optimiser: train with `max_grad_norm: 0`.
 
     Args:
         width: C, width of condition tokens.

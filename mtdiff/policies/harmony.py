@@ -136,6 +136,11 @@ class TaskMasks(nn.Module):
         mixed = functional_call(self.stack, weights, (tokens[table.flatten()],))
         return mixed[which * most + rank]
 
+    def train(self, mode: bool = True) -> TaskMasks:
+        """As in torch. What was kept for acting is dropped: averages are copied into weights unseen by autograd."""
+        self._kept = None
+        return super().train(mode)
+
     def updated(self, updates: int) -> None:
         """Count an update, and change the masks if it was time to."""
         self.done.fill_(updates)

@@ -24,9 +24,12 @@ class IQLPolicy(ValuePolicy):
 
     With A = min_i Q'_i(s, a) - V(s), V minimises |expectile - 1[A < 0]| A^2, both critics learn
     r + discount (1 - terminated) V(s'), and the policy maximises min(exp(beta A), max_weight) log pi(a | s). No action
-    that the data lack is ever looked at. Rewards and ends of episodes are treated as `ValuePolicy` says.
+    that the data lack is ever looked at.
 
-    Gradients of the three differ in size by orders, and share one optimiser: train with `max_grad_norm: 0`.
+    A task's rewards are divided by their range, and not shifted. An episode that was only cut off, also by whoever
+    recorded it, because it had succeeded, goes on: its last rewards are extended. Gradients of the three losses differ
+    in size by orders and share one optimiser: train with `max_grad_norm: 0`. How far values reach back in a training
+    of few updates is `tau` times their number: short trainings need a large `tau` and a smaller `discount`.
 
     Args:
         width: C, width of condition tokens.
