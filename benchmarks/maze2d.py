@@ -54,13 +54,12 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "way as numbers, from here", "planner_maps512",
         (_SHORT, f"conditioning.task={{name: path_prompt, length: 50, spacing: even, relative: [0, 1], {_READER}}}"),
     ),
-    "numbers_walls": (
-        "way as numbers, walls drawn, from here", "planner_maps512",
-        (_SHORT, f"conditioning.task={{name: path_prompt, length: 50, spacing: even, relative: [0, 1], {_READER}}}",
-         f"conditioning.around={{name: surroundings, path: false, {_READER}}}"),
-    ),
     "absolute": (
         "way as numbers, where it lies", "planner_maps512",
+        (_SHORT, f"conditioning.task={{name: path_prompt, length: 50, spacing: even, {_READER}}}", _ABSOLUTE),
+    ),
+    "absolute64": (
+        "64 maps, way as numbers, where it lies", "planner_maps64",
         (_SHORT, f"conditioning.task={{name: path_prompt, length: 50, spacing: even, {_READER}}}", _ABSOLUTE),
     ),
     "none": ("nothing", "planner_maps512", (_SHORT, "conditioning.task=null", _ABSOLUTE)),

@@ -17,10 +17,12 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, Scala
 
 # Okabe & Ito's colours, which colour-blind readers tell apart.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
-COUNTS = {"maps8": 8, "maps64": 64, "maps512": 512}
+SERIES = {
+    "way and walls drawn, from here": (BLUE, "o", {"maps8": 8, "maps64": 64, "maps512": 512}),
+    "way as numbers, where it lies": (ORANGE, "s", {"absolute64": 64, "absolute": 512}),
+}  # fmt: skip
 BARS = (
-    "long", "maps512", "no_walls", "numbers_walls", "numbers", "absolute", "no_way", "none", "prompt_dt", "copied",
-    "expert",
+    "long", "maps512", "no_walls", "numbers", "absolute", "no_way", "none", "prompt_dt", "copied", "expert",
 )  # fmt: skip
 LABELS = {"long": "12,000 updates, not 3,000", "maps512": "way and walls, drawn from here"}
 LINES = {"walk": (BLUE, 0.9), "lost": (ORANGE, 0.9), "plan": ("#E69F00", 1.6)}
@@ -41,16 +43,20 @@ def draw_rows(rows: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
 
 def _by_maps(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    found = [(COUNTS[name], rows[name]) for name in COUNTS if name in rows]
-    places = [count for count, _ in found]
-    middle, errors = _errors([row for _, row in found])
-    axes.errorbar(places, middle, yerr=errors, color=BLUE, marker="o", markersize=6, linewidth=1.6, capsize=3)
+    counts: set[int] = set()
+    for shift, (label, (colour, marker, names)) in enumerate(SERIES.items()):
+        known = {name: count for name, count in names.items() if name in rows}
+        middle, errors = _errors([rows[name] for name in known])
+        axes.errorbar([count * 1.07 ** (shift - 1) for count in known.values()], middle, yerr=errors, color=colour,
+                      marker=marker, markersize=5, linewidth=1.4, capsize=2.5, label=label)  # fmt: skip
+        counts |= set(known.values())
+    axes.legend(loc="lower right", frameon=False, fontsize=9.5)
     if "copied" in rows:
         axes.axhline(rows["copied"]["success"], color=GREY, linestyle="--", linewidth=1.2)
         axes.annotate("copying the shown way", (512, rows["copied"]["success"]), xytext=(0, -5), color=GREY,
                       textcoords="offset points", fontsize=9.5, ha="right", va="top")  # fmt: skip
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(places))
+    axes.xaxis.set_major_locator(FixedLocator(sorted(counts)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set_ylim(0, 1.02)
@@ -73,7 +79,7 @@ def _one_by_one(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, 1.0)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_title("512 maps, one ingredient less at a time", fontsize=10.5, loc="left")
+    axes.set_title("512 maps, 3,000 updates, one ingredient less at a time", fontsize=10.5, loc="left")
 
 
 def _errors(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[list[float]]]:

@@ -6,37 +6,21 @@ is held to, and no list of them has to be kept here.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from mtdiff.argument_check import show
 from mtdiff.errors import MTDiffError
 from mtdiff.finetuning import check as check  # its rules
+from mtdiff.fitting import Found, Values, noted, on_meta, roles_of, trial_encoders, trial_sizes, unmeasured
 from mtdiff.recipe.check import rule
 from mtdiff.registry import (
     BACKBONES,
-    CONDITIONING,
     DATA,
     POLICIES,
     REPRESENTATIONS,
     SCHEDULERS,
     SUITES,
-    PartSpec,
-    Registry,
 )
-
-Values = dict[str, Any]
-Found = Iterator[tuple[str, str]]
-
-MEASURES = {
-    "backbone": ("width",),
-    "representation": ("horizon",),
-    "scheduler": ("num_train_timesteps",),
-    "policy": ("width",),
-}
-"""Arguments that every part of a section takes, because other parts are built or checked by them."""
 
 
 @rule
@@ -44,12 +28,12 @@ def parts_can_be_built(values: Values) -> Found:
     """Every part accepts its arguments, and the backbone fits the representation and the conditions."""
     from mtdiff.schedulers.noise import over_noise
 
-    faults = list(_unmeasured(values))
+    faults = list(unmeasured(values))
     if faults:
         yield from faults
         return
     for section, registry in (("suite", SUITES), ("data", DATA), ("scheduler", SCHEDULERS)):
-        with _collect(faults, section):
+        with noted(faults, section):
             if section in values:
                 registry.build(values[section])
     solver = values["sampling"]["scheduler"]
@@ -58,20 +42,20 @@ def parts_can_be_built(values: Values) -> Found:
         and "scheduler" in values
         and not any(section.startswith("scheduler") for section, _ in faults)
     ):
-        with _collect(faults, "sampling.scheduler"):
+        with noted(faults, "sampling.scheduler"):
             over_noise(SCHEDULERS.build(solver), SCHEDULERS.build(values["scheduler"]))
-    roles = _roles(_encoders(values, faults))
+    roles = roles_of(trial_encoders(values, faults))
     if "policy" in values:
-        with _collect(faults, "policy"):
-            _on_meta(POLICIES, values["policy"], roles=roles, **_sizes(values))
+        with noted(faults, "policy"):
+            on_meta(POLICIES, values["policy"], roles=roles, **trial_sizes(values))
         yield from faults
         return
-    with _collect(faults, "representation"):
-        representation = _on_meta(REPRESENTATIONS, values["representation"], **_sizes(values))
+    with noted(faults, "representation"):
+        representation = on_meta(REPRESENTATIONS, values["representation"], **trial_sizes(values))
         sizes = {"channels": representation.channels, "horizon": representation.horizon, "roles": roles}
         sizes["pieces"] = representation.pieces
-        with _collect(faults, "backbone"):
-            _on_meta(BACKBONES, values["backbone"], **sizes)
+        with noted(faults, "backbone"):
+            on_meta(BACKBONES, values["backbone"], **sizes)
     yield from faults
 
 
@@ -85,9 +69,9 @@ def pipeline_samples_what_is_diffused(values: Values) -> Found:
     if sampled_by[spec["name"]] != kind:
         fitting = [name for name, pipeline in sampled_by.items() if pipeline == kind]
         yield "representation.name", f"must be one that a {kind} samples ({', '.join(fitting)}), got {spec['name']}"
-    if kind == "planner" or any(_unmeasured(values)):
+    if kind == "planner" or any(unmeasured(values)):
         return
-    for role, part in _encoders(values, []).items():
+    for role, part in trial_encoders(values, []).items():
         if {"history", "return"} & set(part.reads):
             name = values["conditioning"][role]["name"]
             yield f"conditioning.{role}", f"must be null, because a synthesizer is told its task alone, got {name}"
@@ -96,9 +80,9 @@ def pipeline_samples_what_is_diffused(values: Values) -> Found:
 @rule
 def a_policy_is_told_what_lasts(values: Values) -> Found:
     """A policy reads states itself."""
-    if "policy" not in values or any(_unmeasured(values)):
+    if "policy" not in values or any(unmeasured(values)):
         return
-    for role, part in _encoders(values, []).items():
+    for role, part in trial_encoders(values, []).items():
         if part.lifetime == "plan":
             name = values["conditioning"][role]["name"]
             yield f"conditioning.{role}", f"must be null, because a policy reads states itself, got {name}"
@@ -110,11 +94,11 @@ def a_policy_is_told_what_lasts(values: Values) -> Found:
 @rule
 def what_is_written_belongs_to_a_task(values: Values) -> Found:
     """A synthesizer that is not told the task learns a single one."""
-    if values["pipeline"] != "synthesizer" or any(_unmeasured(values)):
+    if values["pipeline"] != "synthesizer" or any(unmeasured(values)):
         return
     faults: list[tuple[str, str]] = []
-    reads = {field for part in _encoders(values, faults).values() for field in part.reads}
-    tasks = _sizes(values)["num_tasks"]
+    reads = {field for part in trial_encoders(values, faults).values() for field in part.reads}
+    tasks = trial_sizes(values)["num_tasks"]
     if not faults and tasks > 1 and not reads & {"prompt_states", "task"}:
         yield (
             "conditioning",
@@ -132,9 +116,9 @@ def roles_can_live_together(values: Values) -> Found:
     for role in values["conditioning"]:
         if not role.isidentifier() or hasattr(nn.ModuleDict(), role):
             yield f"conditioning.{role}", "cannot be the name of a role. Take a word such as 'task'"
-    if any(_unmeasured(values)):
+    if any(unmeasured(values)):
         return
-    for role, part in _encoders(values, []).items():
+    for role, part in trial_encoders(values, []).items():
         for key, value in part.window().items():
             first, other = asked.setdefault(key, (role, value))
             if other != value:
@@ -176,7 +160,7 @@ def scheduler_can_sample(values: Values) -> Found:
     from mtdiff.schedulers.solver import probe
 
     count, training = values["sampling"]["num_inference_steps"], values.get("scheduler")
-    if training is None or any(_unmeasured(values)) or count > training["num_train_timesteps"]:
+    if training is None or any(unmeasured(values)) or count > training["num_train_timesteps"]:
         return
     try:
         scheduler = sampling_scheduler(values["sampling"]["scheduler"], training)
@@ -193,13 +177,13 @@ def sampling_asks_for_what_was_trained(values: Values) -> Found:
     """Nothing is asked of a plan that no condition of the model reads."""
     from mtdiff.pipelines.sampling import Sampling
 
-    if any(_unmeasured(values)):
+    if any(unmeasured(values)):
         return
-    encoders = _encoders(values, [])
+    encoders = trial_encoders(values, [])
     reads = {field for part in encoders.values() for field in part.reads}
     if "policy" in values:
-        with _collect([], "policy"):  # said by `parts_can_be_built`
-            reads |= set(_on_meta(POLICIES, values["policy"], roles=_roles(encoders), **_sizes(values)).reads)
+        with noted([], "policy"):  # said by `parts_can_be_built`
+            reads |= set(on_meta(POLICIES, values["policy"], roles=roles_of(encoders), **trial_sizes(values)).reads)
     sampling, default = values["sampling"], Sampling()
     for key, field, what in (
         ("target_return", "return", "a return"),
@@ -216,9 +200,9 @@ def sampling_asks_for_what_was_trained(values: Values) -> Found:
 @rule
 def prompts_are_long_enough(values: Values) -> Found:
     """Prompt demonstrations exist, and have the steps that a prompt shows."""
-    if any(_unmeasured(values)):
+    if any(unmeasured(values)):
         return
-    windows = {role: part.window() for role, part in _encoders(values, []).items()}
+    windows = {role: part.window() for role, part in trial_encoders(values, []).items()}
     prompts = {role: window["prompt"] for role, window in windows.items() if "prompt" in window}
     data = values["data"]
     if not prompts or data.get("prompts_per_task") is None:  # not told: what a folder has, or who hands data over
@@ -246,75 +230,3 @@ def labels_reach_the_end_of_episodes(values: Values) -> Found:
                 f"conditioning.{role}.label_steps",
                 f"must be at least the steps of an episode, {longest}, got {steps}",
             )
-
-
-def _unmeasured(values: Values) -> Found:
-    """Parts, of others, that lack an argument which the rest of a recipe is built by."""
-    registries = {
-        "backbone": BACKBONES, "representation": REPRESENTATIONS, "scheduler": SCHEDULERS, "policy": POLICIES
-    }  # fmt: skip
-    for section, needed in MEASURES.items():
-        if section not in values:
-            continue
-        registry = registries[section]
-        part = registry[values[section]["name"]]
-        missing = [key for key in needed if key not in part.arguments]
-        if missing:
-            yield section, f"'{part.name}' must take {', '.join(missing)}, as every {part.kind} does"
-
-
-def _sizes(values: Values) -> dict[str, Any]:
-    """Widths to try parts with. An unknown suite must not hide what else is wrong: then any width serves."""
-    from mtdiff.compose import token_width
-
-    dims: tuple[Any, ...]
-    try:
-        suite = SUITES.build(values["suite"])
-        dims = suite.state_dim, suite.action_dim, len(suite.tasks), getattr(suite, "map_shape", None)
-    except MTDiffError:
-        dims = 1, 1, 1, (3, 3)
-    sizes = dict(zip(("state_dim", "action_dim", "num_tasks", "map_shape"), dims, strict=True))
-    return {**sizes, "width": token_width(values)}
-
-
-def _encoders(values: Values, faults: list[tuple[str, str]]) -> dict[str, Any]:
-    """The condition encoders that can be built, by role; what the others say goes into `faults`."""
-    sizes, parts = _sizes(values), {}
-    for role, spec in values["conditioning"].items():
-        with _collect(faults, f"conditioning.{role}"):
-            parts[role] = _on_meta(CONDITIONING, spec, **sizes)
-    return parts
-
-
-def _roles(encoders: dict[str, Any]) -> list[Any]:
-    from mtdiff.conditioning.encoder import Role
-
-    return [
-        Role(name=name, num_tokens=part.num_tokens, lifetime=part.lifetime, added=part.added)
-        for name, part in encoders.items()
-    ]
-
-
-def _on_meta(registry: Registry, spec: PartSpec, **sizes: Any) -> Any:
-    """Build a part without memory for its weights; for real where it reads numbers while it is built."""
-    import torch
-
-    try:
-        with torch.device("meta"):
-            return registry.build(spec, **sizes)
-    except RuntimeError as error:
-        if "meta tensor" not in str(error):
-            raise
-    with torch.random.fork_rng(devices=[]):
-        return registry.build(spec, **sizes)
-
-
-@contextmanager
-def _collect(faults: list[tuple[str, str]], section: str) -> Iterator[None]:
-    """Turn a constructor's complaint, `argument: what is wrong`, into a problem at that argument."""
-    try:
-        yield
-    except (ValueError, MTDiffError) as error:
-        text = str(error).removeprefix(f"{section}.")
-        match = re.match(r"(\w+): (.*)", text, re.DOTALL)
-        faults.append((f"{section}.{match[1]}", match[2]) if match else (section, text))

@@ -43,6 +43,18 @@ RECIPE = {
 }  # fmt: skip
 
 
+def recipe(**changes: Any) -> dict[str, Any]:
+    """The toy recipe with `section__key=value` changed; None removes it."""
+    changed = copy.deepcopy(RECIPE)
+    for place, value in changes.items():
+        section, _, key = place.partition("__")
+        if key:
+            changed[section][key] = value
+        else:
+            changed[section] = value
+    return changed
+
+
 def recordings(count=40, good=0.7, seed=0):
     """Episodes of both tasks; a share `good` of them goes to the goal, the others drift some way."""
     rng, tasks = np.random.default_rng(seed), ["straight", "turned"]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from mtdiff.cli import app
 from mtdiff.recipe import SECTIONS, SettingsSection, load_recipe
 
-VERBS = ("parts", "check", "schema", "collect", "train", "evaluate", "synthesize", "ablate", "push", "demo")
+VERBS = ("parts", "check", "schema", "collect", "train", "finetune", "evaluate", "synthesize", "ablate", "push", "demo")
 
 
 def shown(*arguments: str, columns: int = 80) -> str:

@@ -70,3 +70,36 @@ def test_the_point_that_is_aimed_at_lies_ahead_on_the_path():
     np.testing.assert_allclose(ahead(path, np.array([0.5, 0.3]), 1.0), [1.5, 0.0])
     np.testing.assert_allclose(ahead(path, np.array([1.6, 0.1]), 1.0), [2.0, 0.6])
     np.testing.assert_allclose(ahead(path, np.array([2.0, 1.9]), 1.0), [2.0, 2.0])
+
+
+def ways(suite, starts):
+    """The side, left or right, by which the demonstrator leaves the middle of the ring's top."""
+    environment, act = suite.make("ring"), suite.demonstrator("ring")
+    found = []
+    for seed in starts:
+        environment.reset(seed=seed)
+        state = environment.full_state.copy()
+        state[:2] = suite.map("ring").centre((1, 4)) + 1e-3 * (seed + 1)  # where both ways are as long
+        state[2:4] = 0.0
+        found.append(np.sign(act(state)[0]))
+    environment.close()
+    return found
+
+
+RING = "#########\n#.......#\n#.#####.#\n#.#####.#\n#...G...#\n#########"
+
+
+def test_several_experts_disagree_and_each_keeps_to_its_way():
+    several = Maze2D(maps={"ring": RING}, experts=6)
+    assert set(ways(several, range(12))) == {-1.0, 1.0}
+    assert ways(several, range(12)) == ways(several, range(12))  # the place decides, not the order
+    assert len(set(ways(Maze2D(maps={"ring": RING}), range(12)))) == 1
+
+
+def test_an_expert_keeps_its_way_while_it_moves():
+    suite = Maze2D(maps={"ring": RING}, experts=6)
+    act, middle = suite.demonstrator("ring"), suite.map("ring").centre((1, 4))
+    for offset in (0.001, 0.002, 0.003, 0.004):
+        first = np.sign(act(np.array([*(middle + offset), 0.0, 0.0], np.float32))[0])
+        moved = np.sign(act(np.array([*(middle + 0.01), 0.1 * first, 0.0], np.float32))[0])
+        assert moved == first

@@ -108,6 +108,7 @@ def test_the_temperature_falls_where_the_policy_is_more_random_than_asked():
     assert pipe.policy.log_temperature.grad > 0
 
 
+@pytest.mark.slow
 def test_the_policy_finds_the_better_action_and_the_critics_distrust_the_rest(tmp_path):
     data = bandit()
     pipe = pipeline("cql", data, alpha=0.2, actions=4, hidden=(32,), critic_hidden=(32,), tau=0.1)

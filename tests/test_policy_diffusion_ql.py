@@ -153,6 +153,7 @@ def test_softmax_draws_by_the_exponentials_of_the_values():
         assert sum(likelier) / len(likelier) > 0.5
 
 
+@pytest.mark.slow
 def test_it_finds_the_better_action(tmp_path):
     data = bandit()
     pipe = pipeline("diffusion_ql", data, hidden=(32, 32), critic_hidden=(32,), tau=0.1, candidates=8, pick="argmax")

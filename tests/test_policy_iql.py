@@ -187,6 +187,7 @@ def test_actions_are_learnt_and_given_in_model_space():
 # As a whole.
 
 
+@pytest.mark.slow
 def test_where_cloning_takes_the_common_action_values_find_the_better_one(tmp_path):
     data = bandit()
     options = {"updates": 200, "batch_per_task": 32, "learning_rate": 1e-2, "log_every": 50, "checkpoint_every": 1000}

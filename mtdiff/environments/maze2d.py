@@ -42,6 +42,8 @@ class Maze2D:
         goal_in_state: whether the goal's position is part of the state, which then has 6 numbers.
         max_steps: an episode is truncated after so many steps.
         reward: sparse: 1 in every step near the goal; dense: exp(-distance).
+        experts: how many demonstrators there are, at least 1. One takes the shortest way. Of several each has a taste
+            of its own, and an episode is of one of them: where a map has several ways, the data show several.
 
     Raises:
         RecipeError: an unknown map, a number out of range, or a drawing that is no closed and connected map with a
@@ -65,8 +67,10 @@ class Maze2D:
         goal_in_state: bool = False,
         max_steps: int = 600,
         reward: Literal["sparse", "dense"] = "sparse",
+        experts: int = 1,
     ) -> None:
         for key, value, least in (
+            ("experts", experts, 1),
             ("max_steps", max_steps, 1),
             ("random_maps", random_maps, 0),
             ("random_seed", random_seed, 0),
@@ -81,6 +85,7 @@ class Maze2D:
         self.goals: Literal["fixed", "random"] = goals
         self.goal_in_state, self.max_steps = goal_in_state, max_steps
         self.reward: Literal["sparse", "dense"] = reward
+        self.experts = experts
         self._own = {name: text.strip("\n") for name, text in (maps or {}).items()}
         own = {name: self._read(name, text) for name, text in self._own.items()}
         drawn = random_names(random_maps, random_size, random_seed)
@@ -131,6 +136,7 @@ class Maze2D:
             "goal_in_state": self.goal_in_state,
             "max_steps": self.max_steps,
             "reward": self.reward,
+            "experts": self.experts,
         }
 
     def versions(self) -> dict[str, str]:
@@ -168,7 +174,7 @@ class Maze2D:
             EnvironmentFault: the task is not in this suite.
         """
         drawn = self.map(task)
-        act, goal = walker(drawn), self._fixed(drawn)
+        act, goal = walker(drawn, self.experts), self._fixed(drawn)
         return lambda state: act(state if len(state) == 6 else np.append(state, goal))
 
     def follower(self, task: str, states: NDArray[np.floating]) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,15 +115,16 @@ class MazeMap:
         rows, columns = self.shape
         return [(a, b) for a, b in around if 0 <= a < rows and 0 <= b < columns and not self.walls[a, b]]
 
-    def distances(self, cell: Cell) -> dict[Cell, int]:
-        """How many cells every cell that can be reached is away from `cell`."""
-        found, waiting = {cell: 0}, deque([cell])
+    def distances(self, cell: Cell, costs: NDArray[np.float64] | None = None) -> dict[Cell, float]:
+        """How far every cell that can be reached is from `cell`: in cells, or in the costs (R, C) of leaving them."""
+        found: dict[Cell, float] = {}
+        waiting = [(0.0, cell)]
         while waiting:
-            here = waiting.popleft()
-            for beside in self.neighbours(here):
-                if beside not in found:
-                    found[beside] = found[here] + 1
-                    waiting.append(beside)
+            away, here = heapq.heappop(waiting)
+            if here not in found:
+                found[here] = away
+                for beside in self.neighbours(here):
+                    heapq.heappush(waiting, (away + (1.0 if costs is None else costs[beside]), beside))
         return found
 
     def _check(self, place: str, goal: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,31 +14,40 @@ from mtdiff.environments.maze2d_maps import Cell, MazeMap
 RADIUS = 0.1  # metres, of the ball
 LOOK_AHEAD = 1.0  # metres along the path from the nearest point of it to the point that is aimed at
 GAIN, DAMPING = 10.0, 1.0  # of the PD controller
+_TASTE = 1.0  # how much experts differ in what a cell costs, beside 1 for its length
 
 Points = NDArray[np.float64]
 Act = Callable[[NDArray[np.floating]], NDArray[np.float32]]
 
 
-def walker(drawn: MazeMap) -> Act:
-    """Return a controller that walks along the middles of cells to the goal: breadth-first search and PD.
+def walker(drawn: MazeMap, experts: int = 1) -> Act:
+    """Return a controller that walks along the middles of cells to the goal: the shortest way and PD.
 
     D4RL's controller remembers which way-point it is heading for. This one aims at a point a little ahead on the same
     path, so what it does follows from the state alone, and an imitator can see everything that it sees.
 
     Args:
         drawn: the map.
+        experts: how many different ones there are. Each but the only one has costs of its own for every cell, so where
+            a map has several ways they disagree. Which one walks is decided by the place where an episode begins, at
+            rest, as if at random.
 
     Returns:
         From a state (x, y, vx, vy, goal x, goal y) to an action (2,) in [-1, 1].
     """
-    distances: dict[Cell, dict[Cell, int]] = {}
+    distances: dict[tuple[int, Cell], dict[Cell, float]] = {}
+    walking = 0
 
     def act(given: NDArray[np.floating]) -> NDArray[np.float32]:
+        nonlocal walking
         state = np.asarray(given, np.float64)
+        if experts > 1 and not state[2:4].any():
+            walking = zlib.crc32(state[:2].astype("<f4").tobytes()) % experts
         end = drawn.cell(state[4:6])
-        if end not in distances:
-            distances[end] = drawn.distances(end)
-        away, here = distances[end], drawn.cell(state[:2])
+        if (walking, end) not in distances:
+            costs = 1 + _TASTE * np.random.default_rng(walking).exponential(size=drawn.shape)
+            distances[walking, end] = drawn.distances(end, costs if experts > 1 else None)
+        away, here = distances[walking, end], drawn.cell(state[:2])
         path = [drawn.centre(here)]
         while here != end and len(path) < 4:
             here = min(drawn.neighbours(here), key=away.__getitem__)

@@ -41,7 +41,8 @@ class FineTuning:
             cloning of own successes.
         regularizer: "own_best", denoising the best recent episodes of its own (the paper's); "pretraining", denoising
             the data of stage one; "kl", distance from the pre-trained chain; or "none".
-        regularizer_weight: lambda.
+        regularizer_weight: lambda. That of "own_best" grows with what is remembered, and is whole once that is `best`
+            episodes.
         best: episodes that "own_best" remembers: the newest successes, and while there are none those of highest
             return.
         initial_rollouts: episodes that are collected, and remembered, before the first update.

@@ -84,6 +84,7 @@ class Update:
         if critic is not None:
             rate = settings.critic_learning_rate
             self.critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=rate, weight_decay=0.0)
+        self.share = 1.0
         self.base = copy.deepcopy(policy).requires_grad_(False) if settings.regularizer == "kl" else None
 
     def learn(self, lesson: Lesson, best: Best, progress: Tuned, after: Callable[[], None]) -> dict[str, float]:
@@ -96,6 +97,8 @@ class Update:
         before, anchor = self._weigh(lesson)
         if settings.regularizer == "own_best":
             self.windows = windows_of(self.pipeline, best.dataset(), None, device)
+            if settings.policy_weight:  # a handful of episodes shows a handful of goals: they must not rule
+                self.share = min(1.0, len(best) / settings.best)
         sums: dict[str, Tensor] = {}
         for chosen in order:
             found = self._update(lesson, chosen, before, anchor, progress.generator)
@@ -148,7 +151,7 @@ class Update:
         if self.windows is not None and settings.regularizer_weight:
             found["regularizer_loss"] = self._denoise(self.windows, generator)
         if "regularizer_loss" in found:
-            loss = loss + settings.regularizer_weight * found["regularizer_loss"]
+            loss = loss + settings.regularizer_weight * self.share * found["regularizer_loss"]
         self._step(self.optimizer, loss, self.policy.denoiser)
         if self.critic is not None and lesson.targets is not None:
             found["critic_loss"] = mse_loss(self.critic(history), lesson.targets[chosen])
