@@ -248,6 +248,7 @@ def _report(
             f"{size['episodes']} {'scripted ' if origin == RECORDED else ''}episodes ({size['steps']:,} steps)"
         )
     name = run.info["name"] if run else findings.folder.parents[1].name
+    verb = "finetune" if run and "finetuned" in run.info else "train"
     return Report(
         title=f"{name}: {recipe.get('pipeline')} on {recipe.get('suite.name')}",
         summary=summary + ".",
@@ -264,7 +265,7 @@ def _report(
         data=table,
         recipe=recipe.to_yaml(),
         environment={"hardware": findings.hardware, **findings.versions},
-        commands=[f"mtdiff evaluate {source}"] + ([f"mtdiff train {run.folder}/recipe.yaml"] if run else []),
+        commands=[f"mtdiff evaluate {source}"] + ([f"mtdiff {verb} {run.folder}/recipe.yaml"] if run else []),
         notes=findings.notes(origin, told_by),
     )
 

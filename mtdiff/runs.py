@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mtdiff.compose import compose, windows
+from mtdiff.data.returns import best_of_each_task
 from mtdiff.data.trajectories import TrajectoryDataset
 from mtdiff.errors import MTDiffError, TrainingFault
 from mtdiff.hub import Source
-from mtdiff.pipelines.policy import PolicyPipeline
 from mtdiff.provenance import code, differences, hardware, report, stored, versions
 from mtdiff.recipe import Recipe, load_recipe
 from mtdiff.run_data import ROOT, collect_data, data_folder, load_data
@@ -130,8 +130,8 @@ def train(
         recipe.save(run.folder / "recipe.yaml")
         write_text(run.folder / "run.json", json.dumps(info, indent=2))
     learn, held_out = _split(dataset, settings.validation, recipe.get("seed"))
-    if isinstance(pipeline, PolicyPipeline):
-        learn = pipeline.policy.choose(learn)
+    if settings.best_episodes < 1:
+        learn = best_of_each_task(learn, settings.best_episodes)
     trainer = Trainer(
         pipeline,
         scheduler,

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from mtdiff.compose import compose, windows
+from mtdiff.data.returns import best_of_each_task
 from mtdiff.data.trajectories import TrajectoryDataset
 from mtdiff.data.windows import Windows
 from mtdiff.errors import DataError, RecipeError
 from mtdiff.hub import load
 from mtdiff.pipelines import AGENTS, PolicyAgent
-from mtdiff.policies.cloning import best_of_each_task
 from mtdiff.recipe import load_recipe
 from mtdiff.training import Trainer, Training
 
@@ -148,7 +148,7 @@ def test_a_planner_s_recipe_becomes_a_policy_s():
         ),
         (["sampling.execute=2"], "sampling.execute: must be at most policy.horizon=1, got 2"),
         (["backbone=gpt2"], "backbone: a policy has none. Leave it out, or take another 'pipeline'."),
-        (["policy.best_episodes=0"], "policy.best_episodes: must be above 0 and at most 1, got 0"),
+        (["training.best_episodes=0"], "training.best_episodes: should be above 0 and at most 1, got 0.0."),
         (["policy.hidden=[]"], "policy.hidden: must have at least one layer, got none"),
     ],
 )

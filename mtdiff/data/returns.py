@@ -98,3 +98,13 @@ def rewards_to_go(dataset: TrajectoryDataset) -> NDArray[np.float64]:
     """The rewards from every step to the end of its episode, undiscounted; shape (R,), 0 in the rows that end one."""
     total = np.concatenate([[0.0], dataset.rewards.cumsum(dtype=np.float64)])
     return total[np.repeat(dataset.offsets[1:], dataset.lengths + 1)] - total[:-1]
+
+
+def best_of_each_task(dataset: TrajectoryDataset, share: float) -> TrajectoryDataset:
+    """Return the episodes of the highest returns, a share of each task's, at least one."""
+    kept: list[int] = []
+    for number in range(len(dataset.tasks)):
+        mine = np.flatnonzero(dataset.task_index == number)
+        count = max(1, round(share * len(mine)))
+        kept += mine[np.argsort(-dataset.returns[mine], kind="stable")[:count]].tolist()
+    return dataset.subset(sorted(kept))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
@@ -17,16 +16,13 @@ from mtdiff.errors import at_least
 from mtdiff.policies.policy import Policy
 from mtdiff.registry import POLICIES
 
-if TYPE_CHECKING:
-    from mtdiff.data.trajectories import TrajectoryDataset
-
 
 @POLICIES.register("cloning", runtime=("state_dim", "action_dim", "roles"))
 class CloningPolicy(Policy):
     """A perceptron from states and conditions to the next actions, by mean squared error.
 
-    Told the task's number it is MTBC; told a return as well, return-conditioned cloning; with `best_episodes` 0.1,
-    cloning of the best tenth.
+    Told the task's number it is MTBC; told a return as well, return-conditioned cloning; with
+    `training.best_episodes` 0.1, cloning of the best tenth.
 
     Args:
         width: C, width of condition tokens.
@@ -34,8 +30,6 @@ class CloningPolicy(Policy):
         activation: of the hidden layers.
         length: L, states it looks back on, at least 1.
         horizon: H, actions it gives at once, at least 1; `sampling.execute` of them are carried out.
-        best_episodes: share of each task's episodes, those of the highest returns, that is learnt from; above 0, at
-            most 1.
         state_dim: O, from the data.
         action_dim: A, from the data.
         roles: the conditions, from the conditioning.
@@ -50,7 +44,6 @@ class CloningPolicy(Policy):
         activation: Activation = "gelu",
         length: int = 1,
         horizon: int = 1,
-        best_episodes: float = 1.0,
         state_dim: int,
         action_dim: int,
         roles: Sequence[Role | Mapping[str, Any]],
@@ -59,16 +52,10 @@ class CloningPolicy(Policy):
         at_least(1, length=length, horizon=horizon, width=width)
         if not hidden:
             raise ValueError("hidden: must have at least one layer, got none")
-        if not 0 < best_episodes <= 1:
-            raise ValueError(f"best_episodes: must be above 0 and at most 1, got {best_episodes}")
         self.register_to_config(roles=[vars(role) for role in role_list(roles)])
         self.length, self.horizon, self.action_dim = length, horizon, action_dim
         self.pools = Pools(role_list(roles), width)
         self.layers = mlp([length * state_dim + width, *hidden, horizon * action_dim], activation)
-
-    def choose(self, dataset: TrajectoryDataset) -> TrajectoryDataset:
-        share = self.config.best_episodes
-        return dataset if share == 1 else best_of_each_task(dataset, share)
 
     def forward(self, history: Tensor, condition: Condition) -> Tensor:
         """Actions (B, H, A) in model space for states (B, L, O)."""
@@ -85,13 +72,3 @@ class CloningPolicy(Policy):
         self, fields: Mapping[str, Tensor], condition: Condition, generators: Sequence[torch.Generator | None]
     ) -> Tensor:
         return self(fields["history"], condition)
-
-
-def best_of_each_task(dataset: TrajectoryDataset, share: float) -> TrajectoryDataset:
-    """Return the episodes of the highest returns, a share of each task's, at least one."""
-    kept: list[int] = []
-    for number in range(len(dataset.tasks)):
-        mine = np.flatnonzero(dataset.task_index == number)
-        count = max(1, round(share * len(mine)))
-        kept += mine[np.argsort(-dataset.returns[mine], kind="stable")[:count]].tolist()
-    return dataset.subset(sorted(kept))

@@ -43,10 +43,6 @@ class Policy(ModelMixin, ConfigMixin):
         """Keyword arguments of `mtdiff.data.Windows` beside horizon and history: `past=True`, `outcome=True`."""
         return {}
 
-    def choose(self, dataset: TrajectoryDataset) -> TrajectoryDataset:
-        """Return the episodes to learn from; all of them by default."""
-        return dataset
-
     def measure(self, normalizer: Normalizer, dataset: TrajectoryDataset) -> None:
         """Take from the data what its buffers keep, such as the scale of rewards; nothing by default."""
 

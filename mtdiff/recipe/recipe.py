@@ -17,6 +17,7 @@ from mtdiff.recipe.layers import read_layers
 from mtdiff.recipe.places import Node
 from mtdiff.recipe.sections import (
     EXCLUDED,
+    LATER,
     SCHEMA,
     SECTIONS,
     PartSection,
@@ -103,12 +104,12 @@ class Recipe:
         Args:
             fingerprint: The training data's.
         """
-        return _digest(_without(self.values, EXCLUDED), fingerprint)
+        return _digest(_without(self.values, (*EXCLUDED, *_unset(self.values))), fingerprint)
 
     def section_hash(self, *sections: str, fingerprint: str = "") -> str:
         """Return 12 hex digits of some sections: `recipe.section_hash("suite", "data")` names a dataset."""
         values = {section: self.values[section] for section in sections}
-        return _digest(_without(values, [key for key in EXCLUDED if "." in key]), fingerprint)
+        return _digest(_without(values, [key for key in (*EXCLUDED, *_unset(values)) if "." in key]), fingerprint)
 
     def to_yaml(self) -> str:
         """Return the resolved recipe, which needs no other file and loads to equal values."""
@@ -164,6 +165,16 @@ def _leaves(values: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[
             yield from _leaves(value, (*path, key))
         else:
             yield ".".join((*path, key)), value
+
+
+def _unset(values: Mapping[str, Any]) -> list[str]:
+    """Return the keys of `LATER` that have the values which were the only ones before."""
+    found = []
+    for key, usual in LATER.items():
+        section, _, argument = key.partition(".")
+        if isinstance(values.get(section), Mapping) and values[section].get(argument) == usual:
+            found.append(key)
+    return found
 
 
 def _without(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:

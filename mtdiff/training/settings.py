@@ -29,6 +29,8 @@ class Training:
             in the released code). With 0 it begins at once, and its decay rises from 0 instead.
         gradient_accumulation: parts that a batch is cut into to fit into memory.
         validation: share of each task's episodes that is held out.
+        best_episodes: share of each task's other episodes, those of the highest returns, that is learnt from; above 0,
+            at most 1.
         log_every: updates between two rows of metrics.
         validate_every: updates between two measurements of the held-out loss.
         checkpoint_every: updates between two checkpoints.
@@ -49,6 +51,7 @@ class Training:
     ema_start: int = 0
     gradient_accumulation: int = 1
     validation: float = 0.05
+    best_episodes: float = 1.0
     log_every: int = 100
     validate_every: int = 1000
     checkpoint_every: int = 5000
@@ -71,6 +74,8 @@ class Training:
         for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm", "ema_start"):
             if getattr(self, name) < 0:
                 raise RecipeError(f"{name}: should be at least 0, got {getattr(self, name)}.")
+        if not 0 < self.best_episodes <= 1:
+            raise RecipeError(f"best_episodes: should be above 0 and at most 1, got {self.best_episodes}.")
         for name in ("validation", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise RecipeError(f"{name}: should be at least 0 and below 1, got {getattr(self, name)}.")
