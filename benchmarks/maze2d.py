@@ -63,7 +63,7 @@ ROWS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         (_SHORT, f"conditioning.task={{name: path_prompt, length: 50, spacing: even, {_READER}}}", _ABSOLUTE),
     ),
     "none": ("nothing", "planner_maps512", (_SHORT, "conditioning.task=null", _ABSOLUTE)),
-    "prompt_dt": ("PromptDT, 64 maps", "prompt_dt_maps64", ()),
+    "prompt_dt": ("PromptDT, 64 maps", "prompt_dt_maps64", (_SHORT,)),
 }  # fmt: skip
 """A row's label, recipe and changes; the one named first is compared with all others."""
 

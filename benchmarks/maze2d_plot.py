@@ -79,7 +79,7 @@ def _one_by_one(axes: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, 1.0)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_title("512 maps, 3,000 updates, one ingredient less at a time", fontsize=10.5, loc="left")
+    axes.set_title("512 maps and 3,000 updates unless said", fontsize=10.5, loc="left")
 
 
 def _errors(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[list[float]]]:

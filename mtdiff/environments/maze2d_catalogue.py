@@ -132,7 +132,7 @@ def random_map(size: int, seed: int, number: int) -> MazeMap:
         signs[1:-1, 1:-1] = np.where(rng.random((inside, inside)) < rng.uniform(0.2, 0.4), WALL, FREE)
         rough = MazeMap("", tuple("".join(row) for row in signs))
         left = set(rough.free)
-        largest: dict[Cell, int] = {}
+        largest: dict[Cell, float] = {}
         while left:
             reached = rough.distances(min(left))
             left -= set(reached)

@@ -156,6 +156,8 @@ def _speed(found: Any) -> list[str]:
 def _parts(subject: Subject) -> str:
     rows = ["| part | what it is | numbers in it |", "|---|---|---:|"]
     for name, part in subject.pipeline.components.items():
+        if part is None:
+            continue
         weights = sum(p.numel() for p in part.parameters()) if hasattr(part, "parameters") else 0
         what = f"`{type(part).__name__}`"
         if name == "conditioning":
