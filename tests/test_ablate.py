@@ -160,7 +160,10 @@ def finished(found: Plan, folder: Path, **made: str) -> Results:
 def test_results_of_other_code_or_data_are_refused(tmp_path: Path) -> None:
     found, here = plan(tmp_path), origin()
     for made, told in (
-        ({"code": "0"}, f"code of a planner: mtdiff {here['mtdiff']}, 0 (FIRST); mtdiff {here['mtdiff']}, {here['code']} (OTHERS)"),
+        (
+            {"code": "0"},
+            f"code of a planner: mtdiff {here['mtdiff']}, 0 (FIRST); mtdiff {here['mtdiff']}, {here['code']} (OTHERS)",
+        ),
         (
             {"mtdiff": "9.9"},
             f"code of a planner: mtdiff 9.9, {here['code']} (FIRST); mtdiff {here['mtdiff']}, {here['code']} (OTHERS)",

@@ -14,7 +14,11 @@ from mtdiff.errors import DataError, RecipeError
 from mtdiff.hub import load
 from mtdiff.pipelines import AGENTS, PolicyAgent
 from mtdiff.recipe import load_recipe
+from mtdiff.sharing.card import model_card
+from mtdiff.sharing.example import use
+from mtdiff.sharing.subject import _TRAINED, Subject, _equal
 from mtdiff.training import Trainer, Training
+from mtdiff.training.checkpoints import MetricsFile
 
 CLONING = {
     "pipeline": "policy",
@@ -174,3 +178,52 @@ def test_what_a_policy_is_asked_is_checked(dataset):
         pipe(history=torch.zeros(2, width), task=dataset.tasks[0], past_actions=torch.zeros(1, 3, 1))
     with pytest.raises(ValueError, match="execute: must be between 1 and the horizon 1, got 2"):
         PolicyAgent(pipe, execute=2)
+
+
+def test_the_card_of_a_policy_shows_lines_that_run(dataset, prompts, tmp_path):
+    values = {**CLONING, "conditioning": {"task": {"name": "trajectory_prompt", "length": 4}}}
+    pipe, _ = compose(values, dataset, prompts)
+    card = model_card(Subject(pipeline=pipe), "user/cloner")
+    assert (
+        "Acts in" in card and "gives the next action at once" in card and "It acts with: policy CloningPolicy" in card
+    )
+    assert "Another solver" not in card and "- diffusion\n" not in card
+    pipe.save_pretrained(tmp_path)
+    code = use(pipe, str(tmp_path))
+    names = {}
+    exec(code, names)
+    assert names["plan"].shape == (1, 1, dataset.actions.shape[1])
+
+
+def test_a_loaded_policy_knows_whether_it_is_what_was_saved(dataset, prompts, tmp_path):
+    pipe, _ = compose(CLONING, dataset, prompts)
+    pipe.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert _equal(again, tmp_path, _TRAINED)
+    with torch.no_grad():
+        next(again.policy.parameters()).add_(1.0)
+    assert not _equal(again, tmp_path, _TRAINED)
+
+
+def test_best_weights_are_a_pipeline_of_their_own(dataset, prompts, tmp_path):
+    pipe, _ = compose(CLONING, dataset, prompts)
+    settings = Training(updates=6, batch_per_task=2, validate_every=2, log_with=(), learning_rate=1e-2)
+    shown = windows(pipe, dataset, prompts)
+    trainer = Trainer(pipe, None, shown, shown, settings, seed=0, folder=tmp_path)
+    outcome = trainer.run()
+    losses = {row["update"]: row["val_loss"] for row in MetricsFile.read(trainer.metrics.path) if "val_loss" in row}
+    assert outcome["best_update"] == min(losses, key=losses.__getitem__)
+    assert outcome["best_loss"] == min(losses.values())
+    last = {name: value.clone() for name, value in pipe.policy.state_dict().items()}
+    assert trainer.best.load(trainer.objective.module)
+    same = all(torch.equal(value, last[name]) for name, value in pipe.policy.state_dict().items())
+    assert same == (outcome["best_update"] == 6)
+
+
+def test_arguments_that_came_later_do_not_change_names():
+    recipe = load_recipe("metaworld/planner_mt10")
+    filtered = load_recipe("metaworld/planner_mt10", ["training.best_episodes=0.1"])
+    assert recipe.hash("data") == "32e3d407189f"  # of a run that was trained before the argument was there
+    assert filtered.hash("data") != recipe.hash("data")
+    several = load_recipe("maze2d/planner_maps8", ["suite.experts=6"])
+    assert several.section_hash("suite", "data") != load_recipe("maze2d/planner_maps8").section_hash("suite", "data")

@@ -20,8 +20,8 @@ _DOES = {
         "{horizon} actions with a diffusion model; an agent carries out the first {execute} and plans again."
     ),
     "policy": (
-        "Acts in {tasks}. It is told which task is meant {told}, sees the last states, and gives the next {horizon} "
-        "actions at once, without a plan; an agent carries out the first {execute} and asks again."
+        "Acts in {tasks}. It is told which task is meant {told}, sees the last states, and gives the next {ahead} at "
+        "once, without planning."
     ),
     "synthesizer": (
         "Writes pieces of episodes, {length} transitions each, of {tasks}, with a diffusion model that is told which "
@@ -109,10 +109,12 @@ def _does(subject: Subject) -> str:
     if prompt := reading("prompt_states"):
         told = f"by {prompt.length} steps of a demonstration"
     tasks = subject.info.get("data", {}).get("tasks") or list(pipeline.prompts)
+    horizon = (pipeline.policy if pipeline.kind == "policy" else pipeline.representation).horizon
     return _DOES[pipeline.kind].format(
         tasks=f"{len(tasks)} tasks ({', '.join(tasks)})" if len(tasks) != 1 else f"one task ({tasks[0]})",
         told=told,
-        horizon=(pipeline.policy if pipeline.kind == "policy" else pipeline.representation).horizon,
+        horizon=horizon,
+        ahead="action" if horizon == 1 else f"{horizon} actions",
         length=getattr(pipeline, "transitions", None),
         execute=pipeline.config.get("execute"),
     )

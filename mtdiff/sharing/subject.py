@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mtdiff.recipe import Recipe
 
 CARD, RECIPE, RUN, EVALUATION = "README.md", "recipe.yaml", "run.json", "evaluation"
-_TRAINED = ("policy", "backbone", "conditioning", "representation", "normalizer")
+_TRAINED = ("policy", "backbone", "conditioning", "representation", "normalizer", "copies")
 _SHAPED = ("prompts", "scheduler")  # what a measurement depends on besides
 
 
@@ -171,7 +171,11 @@ def _equal(pipeline: TrainedPipeline, folder: Path, names: Sequence[str]) -> boo
     from safetensors.torch import load_file
 
     for name in names:
-        part = getattr(pipeline, name)
+        part = pipeline.components.get(name)
+        if part is None:  # no such part, or none of it: then none may be saved either
+            if (folder / name).is_dir():
+                return False
+            continue
         configs = [folder / name / file for file in ("config.json", "scheduler_config.json")]
         texts = [path.read_text(encoding="utf-8") for path in configs if path.is_file()]
         saved: dict[str, Any] = json.loads(texts[0]) if texts else {}
