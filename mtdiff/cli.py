@@ -221,7 +221,7 @@ def evaluate(
     output: OutputOption = Path("outputs"),
     as_json: JsonOption = False,
 ) -> Any:
-    """Evaluate a trained planner or policy on unseen goals and write a report.
+    """Evaluate a planner or policy on unseen goals and write a report.
 
     What needs no new training can be changed: the suite, sampling and evaluation.
     """

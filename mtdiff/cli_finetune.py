@@ -34,7 +34,7 @@ def finetune(
     workers: WorkersOption = None,
     as_json: JsonOption = False,
 ) -> Any:
-    """Fine-tune a planner per task by trying it out, after pre-training it.
+    """Fine-tune a planner for each task by trying it out.
 
     A recipe with a section `finetune` is pre-trained first, unless that was done; a run is taken as it is. Each task
     gets a copy of the weights that learns from rewards in its simulator; all copies are saved in one pipeline. Copies

@@ -37,7 +37,7 @@ RECIPE = {
     },
     "evaluation": {"episodes_per_task": 10, "demonstrator": False, "videos": False, "workers": 1},
     "finetune": {
-        "environment_steps": 6000, "goals": 4, "rollouts_per_goal": 4, "epochs": 4, "batch": 32, "least_updates": 10,
+        "environment_steps": 9000, "goals": 4, "rollouts_per_goal": 4, "epochs": 4, "batch": 32, "least_updates": 10,
         "regularizer_batch": 64, "learning_rate": 2e-3, "initial_rollouts": 0,
     },
 }  # fmt: skip

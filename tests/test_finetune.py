@@ -47,7 +47,7 @@ def test_it_learns_each_task_and_one_pipeline_holds_all(pretrained: Path, root: 
     found = evaluate(mtdiff.PlannerAgent(pipe), suite, settings=settings, progress=False).by_task
     for task in suite.tasks:
         assert begun[task].success < 0.6 and found[task].success > 0.9
-        assert done["tasks"][task]["environment_steps"] <= 6000
+        assert done["tasks"][task]["environment_steps"] <= 9000
     # One network cannot do both: the same state asks for opposite actions. The copies are told apart by their task.
     told = dict(zip(suite.tasks, reversed(suite.tasks), strict=True))
     swapped = evaluate(mtdiff.PlannerAgent(pipe), suite, settings=settings, told=told, progress=False)

@@ -80,7 +80,7 @@ def equal(a, b):
 def test_a_run_is_a_folder(run, root):
     assert run.folder.parent == root / "runs"
     assert {p.name for p in run.folder.iterdir()} == {
-        "checkpoints", "metrics.jsonl", "pipeline", "recipe.yaml", "run.json",
+        "best", "checkpoints", "metrics.jsonl", "pipeline", "recipe.yaml", "run.json",
     }  # fmt: skip
     info, data = run.info, TrajectoryDataset.load(data_folder(run.recipe, root))
     demonstrations = TrajectoryDataset.load(data_folder(run.recipe, root), split="prompts")
@@ -136,7 +136,7 @@ def test_other_sampling_is_put_into_the_saved_pipeline_without_training(run, roo
     assert run.recipe.get("evaluation.episodes_per_task") == 3
     assert run.recipe.get("sampling.guidance_scale") == 1.5
     changed = {p.relative_to(run.folder).parts[0] for p, stamp in files(run.folder).items() if before.get(p) != stamp}
-    assert changed == {"pipeline", "recipe.yaml"}
+    assert changed == {"best", "pipeline", "recipe.yaml"}
     mtdiff.train(recipe(), root=root, workers=1)  # and back
     assert mtdiff.load(run.folder).config.num_inference_steps == 3
     assert equal(weights(run), trained)
