@@ -169,9 +169,9 @@ class Trainer:
             losses.append(loss.detach())
             tasks.append(task)
         self.schedule.step()
+        self.objective.updated(self.progress.update + 1)  # before the average, which keeps targets as they are then
         if (self.progress.update + 1) % self.settings.ema_every == 0:
             self.ema.step(self.accelerator.unwrap_model(self.module).parameters())
-        self.objective.updated(self.progress.update + 1)
         return torch.cat(losses), torch.cat(tasks)
 
     def _draw(self, windows: Windows, generator: torch.Generator, per_task: int) -> dict[str, Tensor]:
