@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,33 +15,13 @@ from mtdiff.pipelines.trained import TrainedPipeline
 from mtdiff.policies.policy import Policy
 
 
-class Objective(Protocol):
-    """What the training loop asks for.
-
-    Attributes:
-        module: everything that is trained.
-    """
-
-    module: nn.Module
-
-    def draw(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Draw the random numbers of a whole batch, on the CPU and the same on every process."""
-
-    def losses(
-        self,
-        module: nn.Module,
-        fields: Mapping[str, Tensor],
-        drawn: Mapping[str, Tensor],
-        drop: Mapping[str, Tensor] | None,
-    ) -> Tensor:
-        """Return the losses (b,) of this process's share; `module` is the trained one as accelerate wrapped it."""
-
-    def updated(self, updates: int) -> None:
-        """Called after every optimiser update, counted from 1."""
-
-
 class Denoising:
-    """Diffusion: x0 from noise, under the scheduler of training."""
+    """Diffusion: x0 from noise, under the scheduler of training.
+
+    What the training loop asks of this class and of `ActingWell`: `module`, everything that is trained; `draw`, the random
+    numbers of a whole batch, on the CPU and the same on every process; `losses` (b,) of this process's share, by the module
+    as accelerate wrapped it; `updated`, called after every optimiser update, counted from 1.
+    """
 
     def __init__(self, pipeline: SamplerPipeline, scheduler: Any, loss: Loss):
         self.representation, self.scheduler, self.loss = pipeline.representation, scheduler, loss
@@ -92,7 +72,7 @@ class ToldPolicy(nn.Module):
 
 
 class ActingWell:
-    """A policy's own losses."""
+    """A policy's own losses; see `Denoising`."""
 
     def __init__(self, pipeline: PolicyPipeline):
         self.policy = pipeline.policy
@@ -114,7 +94,7 @@ class ActingWell:
         self.policy.updated(updates)
 
 
-def objective_of(pipeline: TrainedPipeline, scheduler: Any, loss: Loss) -> Objective:
+def objective_of(pipeline: TrainedPipeline, scheduler: Any, loss: Loss) -> Denoising | ActingWell:
     """Return what a pipeline is trained by; `scheduler` and `loss` are a sampler's, and a policy has its own."""
     if isinstance(pipeline, PolicyPipeline):
         return ActingWell(pipeline)
