@@ -18,9 +18,9 @@ from mtdiff.policies.policy import Policy
 class Denoising:
     """Diffusion: x0 from noise, under the scheduler of training.
 
-    What the training loop asks of this class and of `ActingWell`: `module`, everything that is trained; `draw`, the random
-    numbers of a whole batch, on the CPU and the same on every process; `losses` (b,) of this process's share, by the module
-    as accelerate wrapped it; `updated`, called after every optimiser update, counted from 1.
+    What the training loop asks of this class and of `ActingWell`: `module`, everything that is trained; `draw`, the
+    random numbers of a whole batch, on the CPU and the same on every process; `losses` (b,) of this process's share, by
+    the module as accelerate wrapped it; `updated`, called after every optimiser update, counted from 1.
     """
 
     def __init__(self, pipeline: SamplerPipeline, scheduler: Any, loss: Loss):
