@@ -1,11 +1,11 @@
-"""Collect a dataset: scripted experts in worker processes, shards on disk, resumable at any point."""
+"""Collect a dataset: episodes of worker processes, in shards on disk, resumable at any point."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing.connection import Connection, wait
@@ -34,7 +34,13 @@ class _Shard:
 
 
 def collect(
-    *, suite: Suite, source: Recorder, folder: str | Path, workers: int | None = None, progress: bool = True
+    *,
+    suite: Suite,
+    source: Recorder,
+    folder: str | Path,
+    pipelines: Sequence[str | Path] = (),
+    workers: int | None = None,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Collect what `source` describes on the tasks of `suite`; `TrajectoryDataset.load(folder)` reads it.
 
@@ -46,6 +52,7 @@ def collect(
         suite: the tasks.
         source: how many episodes, how good, which seed: a source that records.
         folder: made if need be.
+        pipelines: what `source` lets act, for a source with `teachers`.
         workers: processes; None takes the available cores.
         progress: show a bar on stderr. Nothing is ever printed on stdout.
 
@@ -83,7 +90,7 @@ def collect(
         for shard in todo:  # before the manifest, which alone can tell that a file is damaged
             (folder / shard.path).unlink(missing_ok=True)
         (folder / storage.MANIFEST).unlink(missing_ok=True)
-        for shard, episodes in _record(suite, source, todo, workers=workers, progress=progress):
+        for shard, episodes in _record(suite, source, todo, pipelines, workers=workers, progress=progress):
             shards.write_shard(folder / shard.path, episodes)
         paths: dict[str, list[str]] = {}
         for shard in plan:
@@ -154,7 +161,13 @@ def _claim(folder: Path, settings: dict[str, Any], versions: dict[str, str], *, 
 
 
 def _record(
-    suite: Suite, source: Recorder, shards: list[_Shard], *, workers: int | None, progress: bool
+    suite: Suite,
+    source: Recorder,
+    shards: list[_Shard],
+    pipelines: Sequence[str | Path],
+    *,
+    workers: int | None,
+    progress: bool,
 ) -> Iterator[tuple[_Shard, list[Trajectory]]]:
     """Yield shards as soon as all their episodes are recorded."""
     from tqdm import tqdm
@@ -166,7 +179,8 @@ def _record(
     if count < 1:
         raise EnvironmentFault(f"collect: workers should be at least 1, got {workers}.")
     recorded: dict[_Shard, dict[int, Trajectory]] = {shard: {} for shard in shards}
-    arguments = {"suite": portable(suite), "source": portable(source)}
+    acting = [str(Path(place).resolve()) for place in pipelines]
+    arguments = {"suite": portable(suite), "source": portable(source), "pipelines": acting}
     server = f"{_Recorder.__module__}:{_Recorder.__qualname__}"
     pool: list[Worker] = []
     under_way: dict[Connection, tuple[Worker, deque[tuple[_Shard, int]]]] = {}
@@ -219,9 +233,11 @@ def _record(
 class _Recorder:
     """What lives in a worker: one simulator at a time, since episodes come task by task."""
 
-    def __init__(self, *, suite: dict[str, Any], source: dict[str, Any]) -> None:
+    def __init__(self, *, suite: dict[str, Any], source: dict[str, Any], pipelines: Sequence[str]) -> None:
         self.suite: Suite = rebuild(suite)
         self.source: Recorder = rebuild(source)
+        if pipelines:
+            self.source.pipelines = tuple(pipelines)  # type: ignore[attr-defined]
         self.environment: Environment | None = None
 
     def record(self, task: str, split: str, episode: int) -> Trajectory:

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mtdiff.data.card import OWN_SOURCES
 from mtdiff.errors import DataError
 from mtdiff.evaluation import EvaluationResult, Video
 from mtdiff.whole import beside, writing
-
-RECORDED = "collected"
-"""The source of data whose episodes scripted experts made."""
 
 
 @dataclass(kw_only=True)
@@ -138,7 +136,7 @@ class Findings:
             told_by: how the planner is told its task: "prompt", "label" or "".
         """
         notes = []
-        if origin == RECORDED and self.random_goals:
+        if origin in OWN_SOURCES and self.random_goals:
             notes.append(
                 "Every evaluation episode has a random goal that is in neither the training data nor the prompts."
             )
@@ -152,9 +150,9 @@ class Findings:
                 f"Swapped {told_by or 'prompt'}: the same episodes while the planner is {told}. "
                 f"Where {self.result.measure} stays high, the state alone gives the task away."
             )
-        if origin == RECORDED:
+        if origin in OWN_SOURCES:
             notes.append(
-                "The data come from scripted experts, not from an agent's replay buffer: "
+                f"The data come from {OWN_SOURCES[origin]}, not from an agent's replay buffer: "
                 "the numbers do not compare with the paper's."
             )
         elif origin:

@@ -22,7 +22,7 @@ from mtdiff.evaluation import (
     why_no_video,
     write_report,
 )
-from mtdiff.findings import RECORDED, Findings
+from mtdiff.findings import Findings
 from mtdiff.hub import Source, fetch, load, name_of, trusted
 from mtdiff.prompting import show_prompts
 from mtdiff.recipe import Recipe, load_recipe
@@ -245,7 +245,7 @@ def _report(
             origin = dataset.metadata.get("data", {}).get("name", origin)
         summary += (
             f". Trained for {run.info['updates']:,} updates in {run.info['seconds'] / 60:.1f} min on "
-            f"{size['episodes']} {'scripted ' if origin == RECORDED else ''}episodes ({size['steps']:,} steps)"
+            f"{size['episodes']} {'scripted ' if origin == 'collected' else ''}episodes ({size['steps']:,} steps)"
         )
     name = run.info["name"] if run else findings.folder.parents[1].name
     verb = "finetune" if run and "finetuned" in run.info else "train"

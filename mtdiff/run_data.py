@@ -51,13 +51,28 @@ def collect_data(
     suite, source = recipe.build("suite"), recipe.build("data")
     place = folder or data_folder(recipe, root)
     if not reads(source):
-        return collect(suite=suite, source=source, folder=place, workers=workers, progress=progress)
+        acting = _trained(source, suite, place, root=root, workers=workers)
+        return collect(suite=suite, source=source, folder=place, pipelines=acting, workers=workers, progress=progress)
     started, count = time.perf_counter(), 0
     if folder is None and source.in_place is not None:
         use_in_place(place, suite)
     else:
         count = read_once(place, suite=suite, source=source)
     return summarize(place, count, time.perf_counter() - started)
+
+
+def _trained(source: Any, suite: Any, folder: Path, *, root: Path, workers: int | None) -> list[Path]:
+    """Train what a source lets act, unless its data are there already; returns the pipelines' folders."""
+    from mtdiff.data.storage import MANIFEST
+
+    if not hasattr(source, "teachers"):
+        return []
+    recipes = source.teachers(suite)  # refused before any work, and also where nothing is left to do
+    if (folder / MANIFEST).is_file():
+        return []
+    from mtdiff.runs import train
+
+    return [train(recipe, root=root, resume=True, workers=workers).pipeline for recipe in recipes]
 
 
 def use_in_place(folder: Path, suite: Any) -> None:

@@ -82,8 +82,8 @@ def test_competence_decides_about_success():
     assert np.corrcoef(c, [e.rewards.sum() for e in episodes])[0, 1] > 0.4
     first = episodes[0].labels
     assert list(first) == [
-        "episode", "quality", "competence", "sigma", "bias", "stall_step", "gripper_fault", "goal", "seed",
-        "attempt", "source",
+        "episode", "quality", "competence", "attempt", "source", "sigma", "bias", "stall_step", "gripper_fault",
+        "goal", "seed",
     ]  # fmt: skip
     assert (first["competence"], first["sigma"], first["attempt"]) == (0.0, 0.3, 0)
     assert np.linalg.norm(first["bias"]) == pytest.approx(0.4)

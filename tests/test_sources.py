@@ -269,7 +269,8 @@ def test_rules_know_the_prompts_of_every_source():
 
 def test_sources_record_or_read():
     assert {name: hasattr(DATA[name].target, "read") for name in DATA} == {
-        "collected": False, "folder": True, "given": True, "hub": True, "lerobot": True, "minari": True, "npz": True,
+        "acted": False, "collected": False, "folder": True, "given": True, "hub": True, "lerobot": True,
+        "minari": True, "npz": True,
     }  # fmt: skip
     assert reads(Given())
     with pytest.raises(DataError) as caught:

@@ -9,6 +9,9 @@ import yaml
 
 from mtdiff.data.split_summary import SplitSummary
 
+OWN_SOURCES = {"collected": "scripted experts", "acted": "policies in training, which cloned scripted experts"}
+"""Sources that are recorded here, so that the data have no license of others, and what acted."""
+
 _ORIGIN = {
     "expert": """\
 Every episode succeeded: a scripted expert with Gaussian noise on its actions, whose size is drawn per
@@ -28,16 +31,15 @@ def write_card(parts: Mapping[str, SplitSummary], *, metadata: Mapping[str, Any]
     """Return the README.md of a dataset with the given splits."""
     main = parts["trajectories"]
     suite, source = metadata.get("suite", {}), metadata.get("data", {})
+    quality = source.get("quality")
     name, synthetic = suite.get("name", "own data"), source.get("name") == "synthesized"
     front: dict[str, Any] = {
-        "pretty_name": f"{name} trajectories"
-        + (f" ({source['quality']})" if "quality" in source else "")
-        + " (synthetic)" * synthetic,
+        "pretty_name": f"{name} trajectories" + (f" ({quality})" if quality else "") + " (synthetic)" * synthetic,
         "task_categories": ["reinforcement-learning", "robotics"],
         "tags": ["mtdiff", "offline-rl", "trajectories", *["synthetic"] * synthetic, *([name] if suite else [])],
         "configs": [{"config_name": "trajectories", "data_files": "data/*.parquet", "default": True}],
     }
-    if source.get("name") == "collected":
+    if source.get("name") in OWN_SOURCES:
         front = {"license": "mit", **front}
     if "prompts" in parts:
         front["configs"].append({"config_name": "prompts", "data_files": "prompts/*.parquet"})
@@ -49,10 +51,10 @@ def write_card(parts: Mapping[str, SplitSummary], *, metadata: Mapping[str, Any]
     ]
     if "prompts" in parts:
         text.append(f"Also {parts['prompts'].episodes} demonstrations to be shown as prompts.")
-    if source.get("name") == "collected":
+    if source.get("name") in OWN_SOURCES:
         text += [
             "## Where it comes from",
-            _HOW.format(name=name, origin=_ORIGIN[source["quality"]]),
+            _HOW.format(name=name, origin=_ORIGIN[source["quality"]]) if quality else _ACTED.format(**source),
         ]
         if "prompts" in parts:
             text.append("Prompts are separate episodes without noise or faults, cut at success.")
@@ -73,7 +75,7 @@ def write_card(parts: Mapping[str, SplitSummary], *, metadata: Mapping[str, Any]
             text.append("No step is marked as a success: the files do not say, or there was none.")
     success = "Success is not synthesized: no step says it." if synthetic else "Success: at any step of the episode."
     text += ["## Tasks", _table(parts, synthetic=synthetic), success, "## Columns", _COLUMNS]
-    if source.get("name") == "collected":
+    if source.get("name") in OWN_SOURCES:
         sections = yaml.safe_dump({"suite": dict(suite), "data": dict(source)}, sort_keys=False)
         text += [
             "## Collect it again",
@@ -82,7 +84,7 @@ def write_card(parts: Mapping[str, SplitSummary], *, metadata: Mapping[str, Any]
     if versions := metadata.get("versions"):
         text.append("Versions: " + ", ".join(f"{key} {value}" for key, value in versions.items()) + ".")
     text += ["## Read it", _READ]
-    if source.get("name") == "collected":
+    if source.get("name") in OWN_SOURCES:
         text += ["## License", "MIT, like Meta-World and mtdiff." if name == "metaworld" else "MIT."]
     return "\n\n".join(part for part in text if part) + "\n"
 
@@ -92,6 +94,12 @@ Recorded in the simulator of the suite `{name}` with its scripted experts, a new
 episode. **It is not the replay buffer of a reinforcement learner**, such as the SAC buffers that MTDiff's
 authors used: noise and faults were put into the experts' actions on purpose, and every episode's labels say
 which. {origin}"""
+
+_ACTED = """\
+Recorded in the simulator with what the recipe `{recipe}` had learnt from a scripted expert after {updates} updates,
+each in as many episodes of a task, in that order, and noise of standard deviation {noise} on every action; a new random
+goal in every episode. **It is not the replay buffer of a reinforcement learner**, such as the SAC buffers that MTDiff's
+authors used."""
 
 _SYNTHETIC = """\
 **These data are synthetic: no environment made them.** A diffusion model, the synthesizer `{name}`, wrote states,

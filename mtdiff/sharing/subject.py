@@ -118,6 +118,7 @@ def of_pipeline(pipeline: TrainedPipeline, *, license: str | None = None) -> Sub
 def _known(
     pipeline: TrainedPipeline, folder: Path, saved: Path | None, *, license: str | None, measured: bool
 ) -> Subject:
+    from mtdiff.data.card import OWN_SOURCES
     from mtdiff.findings import Findings
     from mtdiff.recipe import load_recipe
     from mtdiff.runs import Run
@@ -129,7 +130,7 @@ def _known(
     found = [Findings.load(path.parent) for path in places]
     # Weights of others, pulled or begun with, have a license of theirs.
     mine = run is not None and run.folder == folder.parent and "init" not in info
-    collected = mine and recipe is not None and recipe.get("data.name") == "collected"
+    collected = mine and recipe is not None and recipe.get("data.name") in OWN_SOURCES
     return Subject(
         pipeline=pipeline,
         folder=saved,

@@ -3,6 +3,6 @@
 What a source has to offer is in `mtdiff.data.sources.source`.
 """
 
-from mtdiff.data.sources import collected, folder, given, hub, lerobot, minari, npz
+from mtdiff.data.sources import acted, collected, folder, given, hub, lerobot, minari, npz
 
-__all__ = ["collected", "folder", "given", "hub", "lerobot", "minari", "npz"]
+__all__ = ["acted", "collected", "folder", "given", "hub", "lerobot", "minari", "npz"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -150,7 +150,17 @@ class Collected:
             c = 1.0 if prompt else competence(self.quality, episode, self.episodes(environment.task)["trajectories"])
             faults = self._faults(rng, suite, c, prompt=prompt)
             origin = {"episode": episode, "quality": "prompt" if prompt else self.quality, "competence": c}
-            trajectory = self._run(suite, environment, demonstrator, faults, rng, seed, split, origin, attempt)
+            labels = {**origin, "attempt": attempt, "source": "scripted expert"}
+            trajectory = self.play(
+                suite,
+                environment,
+                lambda _: demonstrator(environment.full_state),
+                faults,
+                rng=rng,
+                seed=seed,
+                split=split,
+                labels=labels,
+            )
             if trajectory.success.any() or not must_succeed:
                 return trajectory
         noise = "without noise" if prompt else f"with noise up to {self.noise}"
@@ -173,25 +183,39 @@ class Collected:
             noise=(top, self.fault_noise),
         )
 
-    def _run(
+    def play(
         self,
         suite: Suite,
         environment: Environment,
-        demonstrator: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+        act: Callable[[NDArray[np.float32]], NDArray[np.float32]],
         faults: Faults,
+        *,
         rng: np.random.Generator,
         seed: int,
         split: str,
-        origin: dict[str, Any],
-        attempt: int,
+        labels: Mapping[str, Any],
+        observe: Callable[[float], None] | None = None,
     ) -> Trajectory:
+        """Play and record one episode, as long as this source's episodes of the split are.
+
+        Args:
+            suite: the tasks.
+            environment: one of them.
+            act: what chooses the action (A,) for the agent's state (O,).
+            faults: what is wrong with it.
+            rng: draws the noise.
+            seed: of the goal.
+            split: "trajectories" or "prompts".
+            labels: what else is to be noted.
+            observe: is told every reward.
+        """
         states, rewards, success = [environment.reset(seed)], [], []
         actions: list[NDArray[np.float32]] = []
         goal, terminated, end = environment.goal, False, self.limit(suite, split)
         stop = self.stop_on_success or split == "prompts"
         while len(actions) < end and not terminated:
             action = faults.apply(
-                demonstrator(environment.full_state),
+                act(states[-1]),
                 step=len(actions),
                 last=actions[-1] if actions else None,
                 gripper_channel=suite.gripper,
@@ -202,21 +226,12 @@ class Collected:
             actions.append(action)
             rewards.append(reward)
             success.append(succeeded)
+            if observe is not None:
+                observe(reward)
             if succeeded and stop:
                 stop = False  # the end is set at the first success
                 rest = len(actions) + self.steps_after_success
                 end = min(end, max(len(actions), self.prompt_min_steps) if split == "prompts" else rest)
-        labels = {
-            **origin,
-            "sigma": faults.sigma,
-            "bias": [float(number) for number in faults.bias],
-            "stall_step": faults.stall_step,
-            "gripper_fault": faults.gripper,
-            "goal": goal,
-            "seed": seed,
-            "attempt": attempt,
-            "source": "scripted expert",
-        }
         return Trajectory(
             states=np.stack(states),
             actions=np.stack(actions),
@@ -225,5 +240,5 @@ class Collected:
             terminated=terminated,
             truncated=not terminated,
             task=environment.task,
-            labels=labels,
+            labels={**labels, **faults.labels(), "goal": goal, "seed": seed},
         )

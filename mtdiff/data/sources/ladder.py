@@ -10,7 +10,7 @@ anything that imitates it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,20 @@ class Faults:
             gripper=bool(gripper_channel is not None and wrong < gripper * lack),
             sigma=noise[0] + noise[1] * lack,
         )
+
+    @classmethod
+    def none(cls, action_dim: int, *, sigma: float) -> Faults:
+        """No faults but noise on actions of `action_dim` numbers."""
+        return cls(bias=np.zeros(action_dim), stall_step=-1, gripper=False, sigma=sigma)
+
+    def labels(self) -> dict[str, Any]:
+        """What an episode notes of them."""
+        return {
+            "sigma": self.sigma,
+            "bias": [float(number) for number in self.bias],
+            "stall_step": self.stall_step,
+            "gripper_fault": self.gripper,
+        }
 
     def apply(
         self,

@@ -34,7 +34,11 @@ class Source(Protocol):
 
 
 class Recorder(Source, Protocol):
-    """A source that records episodes in the suite's simulator; rebuilt in worker processes from `describe()`."""
+    """A source that records episodes in the suite's simulator; rebuilt in worker processes from `describe()`.
+
+    One that lets trained pipelines act has a method `teachers(suite)`, the recipes to be trained before, and an
+    attribute `pipelines`, which workers get: the folders of what was trained.
+    """
 
     seed: int
 
