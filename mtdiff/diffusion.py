@@ -97,6 +97,25 @@ def denoising_loss(
     return (weight * errors).mean(dim=(1, 2))
 
 
+def draw_timesteps(size: int, timesteps: int, *, bias: float = 0.0, generator: torch.Generator) -> Tensor:
+    """Draw timesteps of training, 0 .. K - 1, with a density that grows as (k / K)^bias.
+
+    Args:
+        size: how many.
+        timesteps: K.
+        bias: at least 0, where all are equally likely.
+        generator: on the CPU.
+
+    Returns:
+        (size,), integers.
+    """
+    if not bias:
+        return torch.randint(timesteps, (size,), generator=generator)
+    # The quantiles of a density u^bias on [0, 1] are u^(1 / (bias + 1)).
+    drawn = torch.rand(size, generator=generator, dtype=torch.float64) ** (1 / (bias + 1))
+    return (drawn * timesteps).long().clamp_(max=timesteps - 1)
+
+
 def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator | None], count: int) -> Tensor:
     """Draw `count` standard normal tensors for every sample from that sample's own generator; returned on the CPU.
 

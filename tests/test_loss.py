@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from mtdiff.diffusion import Denoiser, denoising_loss, target_of
+from mtdiff.diffusion import Denoiser, denoising_loss, draw_timesteps, target_of
 from mtdiff.representations import ActionsRepresentation
 from mtdiff.schedulers import PredictionType, ddpm, probe, vp_betas
 
@@ -203,3 +203,17 @@ def test_denoiser_hands_the_encoded_conditions_to_the_backbone() -> None:
     denoiser = Denoiser(Network(), Conditions())
     got = denoiser(x, timestep, {"value": torch.ones(3)}, {"value": torch.tensor([False, True, False])})
     assert got[:, 0, 0].tolist() == [2.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize("bias", [0.0, 1.0, 3.0])
+def test_timesteps_are_drawn_as_often_as_the_bias_says(bias: float) -> None:
+    timesteps, size = 20, 200_000
+    drawn = draw_timesteps(size, timesteps, bias=bias, generator=torch.Generator().manual_seed(0))
+    shares = torch.bincount(drawn, minlength=timesteps) / size
+    below = (torch.arange(timesteps + 1) / timesteps) ** (bias + 1)
+    torch.testing.assert_close(shares, below.diff(), atol=0.003, rtol=0)
+
+
+def test_without_bias_timesteps_are_those_of_before() -> None:
+    drawn = draw_timesteps(50, 200, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(drawn, torch.randint(200, (50,), generator=torch.Generator().manual_seed(3)))

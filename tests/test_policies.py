@@ -152,6 +152,7 @@ def test_a_planner_s_recipe_becomes_a_policy_s():
         ),
         (["sampling.execute=2"], "sampling.execute: must be at most policy.horizon=1, got 2"),
         (["backbone=gpt2"], "backbone: a policy has none. Leave it out, or take another 'pipeline'."),
+        (["training.timestep_bias=-1"], "training.timestep_bias: should be at least 0, got -1.0."),
         (["training.best_episodes=0"], "training.best_episodes: should be above 0 and at most 1, got 0.0."),
         (["policy.hidden=[]"], "policy.hidden: must have at least one layer, got none"),
     ],

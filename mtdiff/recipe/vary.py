@@ -17,8 +17,8 @@ _SECTION = "ablation"
 _RECIPE = "recipe"
 _SHARED = ("suite", "data", "evaluation")  # what a row of another recipe has from the grid's, to be comparable
 _OPTIMISER = (
-    "best_episodes", "loss", "learning_rate", "learning_rate_schedule", "warmup", "weight_decay", "max_grad_norm",
-    "ema_decay", "ema_every", "ema_start",
+    "best_episodes", "loss", "timestep_bias", "learning_rate", "learning_rate_schedule", "warmup", "weight_decay",
+    "max_grad_norm", "ema_decay", "ema_every", "ema_start",
 )  # fmt: skip
 """Of training, what stays its own; updates and batches are the grid's."""
 _Axes = dict[str, list[tuple[str, Any]]]

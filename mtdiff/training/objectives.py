@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtdiff.diffusion import Denoiser, Loss, denoising_loss
+from mtdiff.diffusion import Denoiser, Loss, denoising_loss, draw_timesteps
 from mtdiff.pipelines.policy import PolicyPipeline
 from mtdiff.pipelines.sampler import SamplerPipeline
 from mtdiff.pipelines.trained import TrainedPipeline
@@ -23,13 +23,16 @@ class Denoising:
     the module as accelerate wrapped it; `updated`, called after every optimiser update, counted from 1.
     """
 
-    def __init__(self, pipeline: SamplerPipeline, scheduler: Any, loss: Loss):
+    def __init__(self, pipeline: SamplerPipeline, scheduler: Any, loss: Loss, timestep_bias: float = 0.0):
         self.representation, self.scheduler, self.loss = pipeline.representation, scheduler, loss
+        self.timestep_bias = timestep_bias
         self.module: nn.Module = Denoiser(pipeline.backbone, pipeline.conditioning)
 
     def draw(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
         shape = (size, self.representation.horizon, self.representation.channels)
-        timestep = torch.randint(self.scheduler.config.num_train_timesteps, (size,), generator=generator)
+        timestep = draw_timesteps(
+            size, self.scheduler.config.num_train_timesteps, bias=self.timestep_bias, generator=generator
+        )
         return {"timestep": timestep, "noise": torch.randn(shape, generator=generator)}
 
     def losses(
@@ -94,9 +97,11 @@ class ActingWell:
         self.policy.updated(updates)
 
 
-def objective_of(pipeline: TrainedPipeline, scheduler: Any, loss: Loss) -> Denoising | ActingWell:
-    """Return what a pipeline is trained by; `scheduler` and `loss` are a sampler's, and a policy has its own."""
+def objective_of(
+    pipeline: TrainedPipeline, scheduler: Any, loss: Loss, timestep_bias: float = 0.0
+) -> Denoising | ActingWell:
+    """Return what a pipeline is trained by; all but the pipeline is a sampler's, and a policy has its own."""
     if isinstance(pipeline, PolicyPipeline):
         return ActingWell(pipeline)
     assert isinstance(pipeline, SamplerPipeline)
-    return Denoising(pipeline, scheduler, loss)
+    return Denoising(pipeline, scheduler, loss, timestep_bias)

@@ -18,6 +18,8 @@ class Training:
         batch_per_task: windows of each task in an update, over all processes and accumulation steps together.
         loss: of an error e, "mse", e^2 (the paper), or "huber": e^2 / 2 below 1 and |e| - 1/2 above (the released
             code).
+        timestep_bias: timestep k of 1 .. K is drawn as often as (k / K)^bias says: with 0 all are drawn equally often
+            (the paper), with more those that are nearly noise, where nothing but the conditions tells what x0 is.
         learning_rate: of AdamW, after the warm-up.
         learning_rate_schedule: "constant" (the paper) or "cosine" to zero, after the warm-up.
         warmup: updates over which the learning rate rises from zero.
@@ -41,6 +43,7 @@ class Training:
     updates: int = 100_000
     batch_per_task: int = 8
     loss: Loss = "mse"
+    timestep_bias: float = 0.0
     learning_rate: float = 2e-4
     learning_rate_schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = 0
@@ -71,7 +74,7 @@ class Training:
         for name in (*counts, "validate_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name}: should be at least 1, got {getattr(self, name)}.")
-        for name in ("learning_rate", "warmup", "weight_decay", "max_grad_norm", "ema_start"):
+        for name in ("timestep_bias", "learning_rate", "warmup", "weight_decay", "max_grad_norm", "ema_start"):
             if getattr(self, name) < 0:
                 raise RecipeError(f"{name}: should be at least 0, got {getattr(self, name)}.")
         if not 0 < self.best_episodes <= 1:

@@ -58,7 +58,8 @@ class Trainer:
         folder: Path,
         accelerator: Accelerator | None = None,
     ):
-        self.settings, self.objective = settings, objective_of(pipeline, scheduler, settings.loss)
+        self.settings = settings
+        self.objective = objective_of(pipeline, scheduler, settings.loss, settings.timestep_bias)
         self.pipeline, self.train_windows, self.held_out = pipeline, train, held_out
         self.accelerator = accelerator or make_accelerator(settings)
         world.refuse_sharding(str(self.accelerator.distributed_type.value))
