@@ -23,6 +23,7 @@ from mtdiff.finetuning.stages import finetune
 from mtdiff.finetuning.tuner import Tuner
 from mtdiff.pipelines.copies import weights_of
 from mtdiff.recipe import load_recipe
+from mtdiff.sharing.push import push
 
 SMALL = ["finetune.environment_steps=800", "finetune.goals=2", "finetune.checkpoint_every=1", "finetune.epochs=1"]
 
@@ -60,6 +61,22 @@ def test_it_learns_each_task_and_one_pipeline_holds_all(pretrained: Path, root: 
     one = finetune(pretrained, ["finetune.tasks=[turned]"], root=root, workers=1, progress=False)
     assert one["tasks"]["turned"]["reused"] and one["run"] != done["run"]
     assert list(mtdiff.load(one["run"]).copies) == ["turned"]
+
+
+@pytest.mark.slow
+def test_pushed_and_pulled_it_has_every_copy(pretrained: Path, root: Path, hub: Any) -> None:
+    done = finetune(pretrained, ["finetune.environment_steps=1000"], root=root, workers=1, progress=False)
+    sent = push(done["run"], "user/tuned")["sent"]
+    assert "copies/diffusion_pytorch_model.safetensors" in sent
+    pipe, pulled = mtdiff.load(done["run"]), mtdiff.load("user/tuned")
+    assert list(pulled.copies) == list(pipe.copies) == list(done["tasks"])
+    state = np.array([[0.2, 0.9]], np.float32)
+    plans = []
+    for one in (pipe, pulled):
+        agent = mtdiff.PlannerAgent(one)
+        agent.reset(["turned"], [3])
+        plans.append(agent.act(state, np.zeros(1, dtype=int)))
+    np.testing.assert_array_equal(*plans)
 
 
 @pytest.mark.slow
