@@ -112,6 +112,7 @@ def test_refused_arguments(arguments, message):
     ("recipe", "message"),
     [
         ("baselines/mtbcc", "no recipe 'baselines/mtbcc'.*Did you mean 'baselines/mtbc'"),
+        ("tables/table1_mt10_cloned", "should learn from data of another source, got acted"),
         ("metaworld/synthesizer_mt10", "trains a synthesizer, and only a planner or policy acts"),
     ],
 )

@@ -41,10 +41,10 @@ class Copy:
 
     @property
     def label(self) -> str:
-        """Its regulariser, lambda, budget, and whether its weights are averaged."""
+        """Its regulariser, lambda, least noise, budget, and whether its weights are averaged."""
         told, averaged = self.settings, ", averaged" if self.settings["ema_decay"] else ""
         steps = f"{told['environment_steps'] / 1000:g}k steps"
-        return f"{label_of(told)}, {told['regularizer_weight']:g}, {steps}{averaged}"
+        return f"{label_of(told)}, {told['regularizer_weight']:g}, floor {told['std_floor']:g}, {steps}{averaged}"
 
 
 def copies_in(folders: Iterable[Path]) -> list[Copy]:

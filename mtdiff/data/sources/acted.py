@@ -99,6 +99,8 @@ class Acted:
         kind = found[0].get("pipeline")
         if kind not in ("planner", "policy"):
             raise RecipeError(f"data.recipe: {self.recipe} trains a {kind}, and only a planner or policy acts.")
+        if found[0].get("data.name") == self.name:
+            raise RecipeError(f"data.recipe: {self.recipe} should learn from data of another source, got {self.name}.")
         return found
 
     def episodes(self, task: str) -> dict[str, int]:
