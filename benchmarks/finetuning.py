@@ -70,7 +70,15 @@ def main() -> None:
                 "settings": [dict(one.settings) for one in members],
             })  # fmt: skip
     rows.append({"curves": curves})
-    heads = ("fine-tuned for", "tried on", "regulariser, lambda", "before", "after", "each seed", "minutes each")
+    heads = (
+        "fine-tuned for",
+        "tried on",
+        "regulariser, lambda, least noise",
+        "before",
+        "after",
+        "each seed",
+        "minutes each",
+    )
     print(table(heads, [
         (row["task"], row["on"], row["label"], span(row["before"]), span(row["after"]),
          ", ".join(f"{rate:.2f}" for rate in row["after"]["seeds"]), ", ".join(map(str, row["minutes"])))

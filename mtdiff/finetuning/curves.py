@@ -69,18 +69,21 @@ def plot(curves: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], path: 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(curves), figsize=(0.6 + 4.2 * len(curves), 3.4), squeeze=False, sharey=True)
+    labels = list(dict.fromkeys(label for lines in curves.values() for label in lines))
+    figure, axes = plt.subplots(1, len(curves), figsize=(4.2 + 3.9 * len(curves), 3.4), squeeze=False, sharey=True)
     for axis, (task, lines) in zip(axes[0], curves.items(), strict=True):
         for label, rows in lines.items():
-            steps = [row["environment_steps"] / 1000 for row in rows]
-            (line,) = axis.plot(steps, [row["success"] for row in rows], label=label, linewidth=1.8)
+            steps, color = [row["environment_steps"] / 1000 for row in rows], f"C{labels.index(label)}"
+            axis.plot(steps, [row["success"] for row in rows], linewidth=1.8, color=color)
             low, high = zip(*(row["interval"] for row in rows), strict=True)
-            axis.fill_between(steps, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
+            axis.fill_between(steps, low, high, alpha=0.15, color=color, linewidth=0)
         axis.axhline(0.85, color="0.6", linewidth=0.8, linestyle=":")
-        axis.set(title=task, xlabel="thousand environment steps", ylim=(0, 1), xlim=(0, None))
+        axis.set(title=task, xlabel="thousand environment steps", ylim=(0, 1.02), xlim=(0, None))
         axis.grid(alpha=0.2)
     axes[0][0].set_ylabel("success of rollouts")
-    axes[0][-1].legend(frameon=False, fontsize=8, loc="lower right")
+    keys = [plt.Line2D([], [], color=f"C{number}", linewidth=1.8) for number in range(len(labels))]
+    # Beside the fields: in one of them it would lie on curves.
+    axes[0][-1].legend(keys, labels, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
