@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtdiff.collection import collect, summarize
 from mtdiff.data.trajectories import TrajectoryDataset
+from mtdiff.errors import MTDiffError
 
 if TYPE_CHECKING:
     from mtdiff.recipe import Recipe
@@ -62,7 +63,11 @@ def collect_data(
 
 
 def _trained(source: Any, suite: Any, folder: Path, *, root: Path, workers: int | None) -> list[Path]:
-    """Train what a source lets act, unless its data are there already; returns the pipelines' folders."""
+    """Train what a source lets act, unless its data are there already; returns the pipelines' folders.
+
+    Raises:
+        MTDiffError: it was launched in several processes, of which this one would train alone and wait for the others.
+    """
     from mtdiff.data.storage import MANIFEST
 
     if not hasattr(source, "teachers"):
@@ -71,7 +76,13 @@ def _trained(source: Any, suite: Any, folder: Path, *, root: Path, workers: int 
     if (folder / MANIFEST).is_file():
         return []
     from mtdiff.runs import train
+    from mtdiff.world import join
 
+    if (count := join().num_processes) > 1:
+        raise MTDiffError(
+            f"data: {source.describe()['name']} trains what acts, which cannot be done among {count} processes. "
+            "Collect first, without a launcher: mtdiff collect RECIPE"
+        )
     return [train(recipe, root=root, resume=True, workers=workers).pipeline for recipe in recipes]
 
 

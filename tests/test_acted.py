@@ -1,6 +1,7 @@
 """Data in which policies of several lengths of training act: what they note, who acted, what is refused."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_nothing_is_trained_or_recorded_twice(made):
 def test_the_card_says_who_acted(made):
     _, _, summary = made
     card = " ".join((Path(summary["folder"]) / "README.md").read_text().split())
-    assert "had learnt from a scripted expert after [2, 5] updates" in card
+    assert "had learnt after [2, 5] updates" in card
     assert "not the replay buffer of a reinforcement learner" in card
 
 
@@ -123,6 +124,16 @@ def test_refused_before_anything_is_made(recipe, message, tmp_path):
         "data": {"name": "acted", "recipe": recipe},
     })  # fmt: skip
     with pytest.raises(MTDiffError, match=message):
+        collect_data(wanted, root=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_are_sent_to_collect_first(monkeypatch, tmp_path):
+    monkeypatch.setattr("mtdiff.world.join", lambda: SimpleNamespace(num_processes=2))
+    wanted = load_recipe({"extends": "baselines/mtbc", "data": {"name": "acted", "recipe": "baselines/mtbc"}})
+    with pytest.raises(
+        MTDiffError, match="acted trains what acts, which cannot be done among 2 processes. Collect first"
+    ):
         collect_data(wanted, root=tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
 

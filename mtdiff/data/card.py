@@ -9,7 +9,7 @@ import yaml
 
 from mtdiff.data.split_summary import SplitSummary
 
-OWN_SOURCES = {"collected": "scripted experts", "acted": "policies in training, which cloned scripted experts"}
+OWN_SOURCES = {"collected": "scripted experts", "acted": "what a recipe had learnt after few updates"}
 """Sources that are recorded here, so that the data have no license of others, and what acted."""
 
 _ORIGIN = {
@@ -96,9 +96,9 @@ authors used: noise and faults were put into the experts' actions on purpose, an
 which. {origin}"""
 
 _ACTED = """\
-Recorded in the simulator with what the recipe `{recipe}` had learnt from a scripted expert after {updates} updates,
-each in as many episodes of a task, in that order, and noise of standard deviation {noise} on every action; a new random
-goal in every episode. **It is not the replay buffer of a reinforcement learner**, such as the SAC buffers that MTDiff's
+Recorded in the simulator with what the recipe `{recipe}` had learnt after {updates} updates, each in as many
+episodes of a task, in that order, and noise of standard deviation {noise} on every action; a new random goal in every
+episode. **It is not the replay buffer of a reinforcement learner**, such as the SAC buffers that MTDiff's
 authors used."""
 
 _SYNTHETIC = """\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +91,6 @@ class Acted:
         Raises:
             RecipeError: there is no such recipe, it makes no planner or policy, or does not fit the suite.
         """
-        import json
-
         from mtdiff.recipe import load_recipe
 
         told = [f"suite={json.dumps(suite.describe())}", "vary=null", "ablation=null"]
