@@ -87,7 +87,7 @@ def _networks(
         policy = POLICIES.build(values["policy"], roles=conditioning.roles, **sizes)
         policy.measure(normalizer, dataset)
         return {"policy": policy}
-    representation = REPRESENTATIONS.build(values["representation"], **sizes)
+    representation = REPRESENTATIONS.build(values["representation"], **sizes, num_tasks=len(dataset.tasks))
     representation.limit(normalizer, dataset)
     backbone = BACKBONES.build(
         values["backbone"],

@@ -57,6 +57,8 @@ class Source:
         told: dict[str, Any] = {"task": task} if reading("task") else {}
         if self.prompts:
             told["prompt"] = self.prompts[task][prompt]
+        if self.pipeline.representation.config.scale == "task":
+            told["scale_of"] = task
         found = self.pipeline(num_samples=count, generator=noise, **told)
         assert isinstance(found, SynthesizerOutput)
         return found

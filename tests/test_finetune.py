@@ -188,6 +188,9 @@ def test_on_the_command_line(root: Path, tmp_path: Path, monkeypatch: pytest.Mon
     found = run("evaluate", document["run"], "evaluation.episodes_per_task=4", "--json")
     assert set(found["tasks"]) == {"straight", "turned"}
     assert np.isfinite(found["mean_success"]) and Path(found["report"]).is_file()
+    # A suite of other tasks gets copies of its own, though stage one's recipe names the task that it was made for.
+    other = run("finetune", document["pretrained"], *SMALL, "suite.tasks={straight: {turned: false}}", "--json")
+    assert list(other["tasks"]) == ["straight", "turned"]
     stage_one = run("evaluate", document["pretrained"], "evaluation.episodes_per_task=4", "--json")
     assert stage_one["tasks"]["straight"] == found["tasks"]["straight"]  # which has no copy
 

@@ -88,11 +88,13 @@ class SynthesizerAugmentation(Augmentation):
         """What the synthesizer is told, one entry for every prompt."""
         conditioning = self.pipeline.conditioning
         known = conditioning.reading("task") is not None
+        trained = list(conditioning.config.tasks)
         told: dict[str, Any] = {"task": task} if known else {}
+        if self.pipeline.representation.config.scale == "task":
+            told["scale_of"] = task if task in trained or self.prompts is None else list(self.prompts)
         if conditioning.reading("prompt_states") is not None:
             prompts = self.pipeline.prompts[task] if self.prompts is None else self.prompts
             return [{**told, "prompt": prompt} for prompt in prompts]
-        trained = list(conditioning.config.tasks)
         if not known and trained != [task]:
             raise DataError(
                 f"task: this synthesizer is not told which task is meant and was trained on {', '.join(trained)}, so "

@@ -120,9 +120,10 @@ def _base(
                     f"command line: {override}: the fine-tuning of a run can change {', '.join(ALLOWED)}, got "
                     f"{section}. Anything else needs pre-training"
                 )
-        recipe = load_recipe(known / "recipe.yaml", overrides)
-        if "finetune" not in recipe.values:
-            recipe = load_recipe(known / "recipe.yaml", ["finetune={}", *overrides])
+        first = [] if "finetune" in load_recipe(known / "recipe.yaml").values else ["finetune={}"]
+        if any(override.startswith("suite.tasks") for override in overrides):
+            first.append("finetune.tasks=null")  # the run's own may not be among these
+        recipe = load_recipe(known / "recipe.yaml", [*first, *overrides])
     else:
         recipe = load_recipe(source, overrides)
     if "finetune" not in recipe.values:

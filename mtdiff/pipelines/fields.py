@@ -75,7 +75,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def _read_prompt(pipe: TrainedPipeline, encoder: Encoder, prompt: Any) -> dict[str, Tensor]:
-    prompts = [_prompt(pipe, one, encoder.length) for one in as_list(prompt)]
+    prompts = [read_prompt(pipe, one, encoder.length) for one in as_list(prompt)]
     if not prompts:
         raise DataError("prompt: the list of prompts is empty")
     states = torch.stack([one.states for one in prompts]).to(pipe.normalizer.where)
@@ -85,7 +85,12 @@ def _read_prompt(pipe: TrainedPipeline, encoder: Encoder, prompt: Any) -> dict[s
     return {"prompt_states": states, "prompt_actions": actions}
 
 
-def _prompt(pipe: TrainedPipeline, prompt: Any, length: int) -> Prompt:
+def read_prompt(pipe: TrainedPipeline, prompt: Any, length: int | None = None) -> Prompt:
+    """Make a prompt of what a caller gave, as wide as the pipeline's states and actions, and `length` steps long.
+
+    Raises:
+        DataError: it is no prompt, or has another shape.
+    """
     if isinstance(prompt, str):
         prompt = pipe.prompts[prompt][0]
     elif isinstance(prompt, Mapping):
@@ -97,6 +102,7 @@ def _prompt(pipe: TrainedPipeline, prompt: Any, length: int) -> Prompt:
         raise DataError(
             f"prompt: must be a task name, a Prompt or a mapping with states and actions, got {type(prompt).__name__}"
         )
+    length = len(prompt.states) if length is None else length
     expected = ((length, len(pipe.normalizer.state_loc)), (length, len(pipe.normalizer.action_loc)))
     got = (tuple(prompt.states.shape), tuple(prompt.actions.shape))
     if got != expected:

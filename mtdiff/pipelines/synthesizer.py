@@ -12,9 +12,11 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from mtdiff.conditioning.encoder import Condition
-from mtdiff.pipelines.fields import PromptLike, read_fields
+from mtdiff.errors import DataError, choices
+from mtdiff.pipelines.fields import PromptLike, as_list, read_fields, read_prompt
+from mtdiff.pipelines.prompts import Prompt
 from mtdiff.pipelines.sampler import Generators, SamplerPipeline, count, per_sample
-from mtdiff.representations.transitions import TransitionsRepresentation
+from mtdiff.representations.transitions import Scale, TransitionsRepresentation
 from mtdiff.schedulers.solver import probe
 
 
@@ -95,6 +97,7 @@ class SynthesizerPipeline(SamplerPipeline):
         generator: Generators = None,
         return_dict: bool = True,
         task: str | Sequence[str] | None = None,
+        scale_of: str | Sequence[Prompt] | None = None,
     ) -> SynthesizerOutput | tuple[Tensor, Tensor, Tensor]:
         """Synthesize.
 
@@ -108,6 +111,9 @@ class SynthesizerPipeline(SamplerPipeline):
             generator: one generator, or one per sample. A sample's noise depends on its own generator alone.
             return_dict: return a `SynthesizerOutput` instead of a tuple.
             task: name of a task of training, or B of them, for a synthesizer that is told the task by its number.
+            scale_of: for a synthesizer whose states have units of their task: that task's name, of training or of
+                `pipe.prompts`, or demonstrations that they are measured on. By default those of `task`, or else of
+                every prompt, measured on its J steps alone where it is not named.
 
         Raises:
             DataError: if a condition the model was trained with is missing, or has the wrong shape.
@@ -121,6 +127,7 @@ class SynthesizerPipeline(SamplerPipeline):
         if asked < 1 or (told > 1 and asked != told):
             allowed = "at least 1" if told == 1 else f"{told}, as many as prompts or tasks"
             raise ValueError(f"num_samples: must be {allowed}, got {asked}")
+        scale = self._scale(prompt if task is None else task, scale_of)
         condition = self.conditioning.branches(fields, guided=False)
         shared = self.backbone.prefix(condition, solver.timesteps, batch=told, room=self.representation.horizon)
         if told == 1:
@@ -132,9 +139,38 @@ class SynthesizerPipeline(SamplerPipeline):
             entries=self.representation.horizon,
             temperatures=temperatures,
         )
-        found = self.representation.decode(x)
+        found = self.representation.decode(x, scale)
         states = self.representation.repeat(self.normalizer.physical_states(found["states"]))
         actions = self.normalizer.physical_actions(found["actions"])
         rewards = self.normalizer.physical_rewards(found["rewards"]).squeeze(-1)
         output = SynthesizerOutput(states=states.clone(), actions=actions.clone(), rewards=rewards.clone())
         return output if return_dict else output.to_tuple()
+
+    def _scale(self, shown: Any, given: str | Sequence[Prompt] | None) -> Scale | None:
+        """Units of the states of every sample, (1, 1, O) or (B, 1, O); None if they are those of all data."""
+        if self.representation.config.scale == "data":
+            if given is not None:
+                raise DataError("scale_of: the states of this synthesizer have the same units whatever the task")
+            return None
+        if given is not None and not isinstance(given, str):
+            return self._measured(given)
+        names = as_list(given or shown or self.conditioning.config.tasks)
+        scales = [self._units(one) if isinstance(one, str) else self._measured([one]) for one in names]
+        return Scale(*(torch.cat(parts) for parts in zip(*scales, strict=True)))
+
+    def _units(self, task: str) -> Scale:
+        trained = list(self.conditioning.config.tasks)
+        if task in trained:
+            part, number = self.representation, trained.index(task)
+            return Scale(part.task_loc[number, None, None], part.task_spread[number, None, None])
+        if task not in self.prompts:
+            raise DataError(f"scale_of: {choices('task', task, sorted({*trained, *self.prompts}))}")
+        return self._measured(self.prompts[task])
+
+    def _measured(self, prompts: Sequence[PromptLike]) -> Scale:
+        if not prompts:
+            raise DataError("scale_of: the list of demonstrations is empty")
+        states, known = torch.cat([read_prompt(self, one).states for one in prompts]), self.normalizer
+        # Not clipped as what was trained on is: a new task may lie anywhere.
+        placed = (states.to(known.where) - known.state_loc) / known.state_scale
+        return Scale(*(part[None, None] for part in self.representation.scale_of(known, placed)))

@@ -195,6 +195,12 @@ EXCLUDED: tuple[str, ...] = (
 """Keys that do not change a trained model, and so not the recipe's hash. A section's own hash leaves out only
 the dotted ones."""
 
-LATER: Mapping[str, Any] = {"suite.experts": 1, "training.best_episodes": 1.0, "training.timestep_bias": 0.0}
+LATER: Mapping[str, Any] = {
+    "suite.experts": 1,
+    "representation.scale": "data",
+    "representation.smallest_std": 0.01,
+    "training.best_episodes": 1.0,
+    "training.timestep_bias": 0.0,
+}
 """Arguments that were added when runs, data and results had been named by hashes already: at these values, which are
 what everything did before, they do not count."""
