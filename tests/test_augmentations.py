@@ -192,6 +192,15 @@ def test_duplicates_are_recorded_transitions_each_as_likely() -> None:
     assert not np.array_equal(augmentation.write(real, 50, seed=1)["state"], found["state"][:50])
 
 
+def test_duplicates_of_the_best_episodes_alone() -> None:
+    real = episodes("push")
+    best = real.subset([int(real.returns.argmax())])
+    found = AUGMENTATIONS.build({"name": "duplicate", "best_episodes": 0.3}).write(real, 500, seed=0)
+    assert {row.tobytes() for row in found["state"]} == {row.tobytes() for row in best.transitions()["state"]}
+    with pytest.raises(ValueError, match=r"^best_episodes: must be above 0 and at most 1, got 0.0$"):
+        AUGMENTATIONS.build({"name": "duplicate", "best_episodes": 0.0})
+
+
 def test_synthetic_transitions_are_what_the_pipeline_samples() -> None:
     """Of every prompt as many pieces, one after the other, from one generator."""
     pipe, real = synthesizer("push", "reach", task=PROMPTED), episodes("push")

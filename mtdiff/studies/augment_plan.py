@@ -23,6 +23,7 @@ SYNTHESIZER, RECORDED = "synthesizer", "recorded"
 WRITING = (SYNTHESIZER, RECORDED, "duplicate")
 """Augmentations whose learners depend on how much is written."""
 _STUDY = ("augment", "augmentations")
+_LATER = {"best_episodes": 1.0}  # arguments that were added when cells had been named already, at what they did before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,4 +271,5 @@ def _shared(plan: Plan, target: Target, label: str, runs: Any, root: Path) -> tu
         content["sampling"] = {key: value for key, value in sampling.items() if key != "prompts_per_task"}
         part = {"name": SYNTHESIZER}  # the rest says what was trained, and the hash of that is there
         where["pipeline"] = str(run.pipeline)
+    part = {key: value for key, value in part.items() if key not in _LATER or value != _LATER[key]}
     return {**content, "augmentation": part}, where
