@@ -143,7 +143,9 @@ def agree(pipeline: SynthesizerPipeline, training: dict[str, Any]) -> float:
     shape = (pipeline.representation.horizon, pipeline.representation.channels)
     noise = torch.stack([torch.randn(1, *shape, generator=generator)[0] for _ in range(8)])
     x = PlainLoop(pipeline, ode, training).sample(prompt, noise)
-    states = pipeline.normalizer.physical_states(pipeline.representation.decode(x)["states"])
+    states = pipeline.normalizer.physical_states(
+        pipeline.representation.decode(x, pipeline.scale_for(prompt))["states"]
+    )
     states = pipeline.representation.repeat(states)
     return float((states - made.states).abs().max() / made.states.abs().max())
 

@@ -188,11 +188,20 @@ def test_on_the_command_line(root: Path, tmp_path: Path, monkeypatch: pytest.Mon
     found = run("evaluate", document["run"], "evaluation.episodes_per_task=4", "--json")
     assert set(found["tasks"]) == {"straight", "turned"}
     assert np.isfinite(found["mean_success"]) and Path(found["report"]).is_file()
-    # A suite of other tasks gets copies of its own, though stage one's recipe names the task that it was made for.
-    other = run("finetune", document["pretrained"], *SMALL, "suite.tasks={straight: {turned: false}}", "--json")
-    assert list(other["tasks"]) == ["straight", "turned"]
+    # What was said of this copy is not what stage one's run says of the next.
+    told_of = load_recipe(Path(document["pretrained"]) / "recipe.yaml").get("finetune")
+    assert told_of["tasks"] is None and told_of["seed"] == 0 and told_of["environment_steps"] == 9000
     stage_one = run("evaluate", document["pretrained"], "evaluation.episodes_per_task=4", "--json")
     assert stage_one["tasks"]["straight"] == found["tasks"]["straight"]  # which has no copy
+
+
+@pytest.mark.slow
+def test_a_run_whose_recipe_names_tasks_of_another_suite(root: Path) -> None:
+    told = recipe(finetune__tasks=["turned"])
+    told["training"]["updates"] = 20
+    run = mtdiff.train(told, dataset=recordings(), root=root).folder
+    done = finetune(run, [*SMALL, "suite.tasks={backward: {turned: true}}"], root=root, workers=1, progress=False)
+    assert list(done["tasks"]) == ["straight", "turned", "backward"]
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import numpy as np
 from mtdiff.evaluation.statistics import wilson
 
 POINTS = 20
+_FIELDS = 3  # of a plot, side by side
 
 
 def label_of(settings: Mapping[str, Any]) -> str:
@@ -70,8 +71,13 @@ def plot(curves: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], path: 
     import matplotlib.pyplot as plt
 
     labels = list(dict.fromkeys(label for lines in curves.values() for label in lines))
-    figure, axes = plt.subplots(1, len(curves), figsize=(4.2 + 3.9 * len(curves), 3.4), squeeze=False, sharey=True)
-    for axis, (task, lines) in zip(axes[0], curves.items(), strict=True):
+    across = min(len(curves), _FIELDS)
+    down = -(-len(curves) // across)
+    size = (4.2 + 3.9 * across, 0.3 + 3.1 * down)
+    figure, axes = plt.subplots(down, across, figsize=size, squeeze=False, sharey=True)
+    for axis in axes.flat[len(curves) :]:
+        axis.axis("off")
+    for axis, (task, lines) in zip(axes.flat, curves.items(), strict=False):
         for label, rows in lines.items():
             steps, color = [row["environment_steps"] / 1000 for row in rows], f"C{labels.index(label)}"
             axis.plot(steps, [row["success"] for row in rows], linewidth=1.8, color=color)
@@ -80,7 +86,8 @@ def plot(curves: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], path: 
         axis.axhline(0.85, color="0.6", linewidth=0.8, linestyle=":")
         axis.set(title=task, xlabel="thousand environment steps", ylim=(0, 1.02), xlim=(0, None))
         axis.grid(alpha=0.2)
-    axes[0][0].set_ylabel("success of rollouts")
+    for row in axes:
+        row[0].set_ylabel("success of rollouts")
     keys = [plt.Line2D([], [], color=f"C{number}", linewidth=1.8) for number in range(len(labels))]
     # Beside the fields: in one of them it would lie on curves.
     axes[0][-1].legend(keys, labels, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))

@@ -107,7 +107,7 @@ def _base(
     """The recipe, and the folder of the pre-trained pipeline."""
     known = None
     if isinstance(source, Recipe):
-        recipe = source
+        recipe = first_stage = source
     elif Path(source).expanduser().is_dir():
         known = pipeline_folder(source)
         assert known is not None
@@ -122,14 +122,16 @@ def _base(
                 )
         first = [] if "finetune" in load_recipe(known / "recipe.yaml").values else ["finetune={}"]
         if any(override.startswith("suite.tasks") for override in overrides):
-            first.append("finetune.tasks=null")  # the run's own may not be among these
+            first.append("finetune.tasks=null")  # those of the run's recipe may not be among these
         recipe = load_recipe(known / "recipe.yaml", [*first, *overrides])
     else:
         recipe = load_recipe(source, overrides)
+        # What is said of copies here and now is no part of what they are copies of.
+        first_stage = load_recipe(source, [one for one in overrides if not one.startswith("finetune")])
     if "finetune" not in recipe.values:
         raise RecipeError(f"{recipe.name}: has no section finetune. Add it, or finetune.environment_steps=100000 here")
     if known is None:
-        known = train(recipe, root=root, resume=resume, workers=workers).pipeline
+        known = train(first_stage, root=root, resume=resume, workers=workers).pipeline
     return recipe, known
 
 

@@ -127,7 +127,7 @@ class SynthesizerPipeline(SamplerPipeline):
         if asked < 1 or (told > 1 and asked != told):
             allowed = "at least 1" if told == 1 else f"{told}, as many as prompts or tasks"
             raise ValueError(f"num_samples: must be {allowed}, got {asked}")
-        scale = self._scale(prompt if task is None else task, scale_of)
+        scale = self.scale_for(prompt if task is None else task, scale_of)
         condition = self.conditioning.branches(fields, guided=False)
         shared = self.backbone.prefix(condition, solver.timesteps, batch=told, room=self.representation.horizon)
         if told == 1:
@@ -146,8 +146,16 @@ class SynthesizerPipeline(SamplerPipeline):
         output = SynthesizerOutput(states=states.clone(), actions=actions.clone(), rewards=rewards.clone())
         return output if return_dict else output.to_tuple()
 
-    def _scale(self, shown: Any, given: str | Sequence[Prompt] | None) -> Scale | None:
-        """Units of the states of every sample, (1, 1, O) or (B, 1, O); None if they are those of all data."""
+    def scale_for(self, shown: Any, given: str | Sequence[Prompt] | None = None) -> Scale | None:
+        """Units of the states of every sample, (1, 1, O) or (B, 1, O); None if they are those of all data.
+
+        Args:
+            shown: `task` of a call, or else its `prompt`.
+            given: `scale_of` of a call.
+
+        Raises:
+            DataError: an unknown task, no demonstrations, or some where nothing depends on them.
+        """
         if self.representation.config.scale == "data":
             if given is not None:
                 raise DataError("scale_of: the states of this synthesizer have the same units whatever the task")
