@@ -15,7 +15,7 @@ import numpy as np
 from mtdiff.evaluation.statistics import wilson
 
 POINTS = 20
-_FIELDS = 3  # of a plot, side by side
+_FIELDS = 3  # of a plot, most side by side
 
 
 def label_of(settings: Mapping[str, Any]) -> str:
@@ -71,9 +71,9 @@ def plot(curves: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], path: 
     import matplotlib.pyplot as plt
 
     labels = list(dict.fromkeys(label for lines in curves.values() for label in lines))
-    across = min(len(curves), _FIELDS)
-    down = -(-len(curves) // across)
-    size = (4.2 + 3.9 * across, 0.3 + 3.1 * down)
+    down = -(-len(curves) // _FIELDS)
+    across = -(-len(curves) // down)
+    size = (3.9 * across + 4.2 * (len(labels) > 1), 0.3 + 3.1 * down)
     figure, axes = plt.subplots(down, across, figsize=size, squeeze=False, sharey=True)
     for axis in axes.flat[len(curves) :]:
         axis.axis("off")
@@ -89,8 +89,8 @@ def plot(curves: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]], path: 
     for row in axes:
         row[0].set_ylabel("success of rollouts")
     keys = [plt.Line2D([], [], color=f"C{number}", linewidth=1.8) for number in range(len(labels))]
-    # Beside the fields: in one of them it would lie on curves.
-    axes[0][-1].legend(keys, labels, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    if len(labels) > 1:  # beside the fields: in one of them it would lie on curves
+        axes[0][-1].legend(keys, labels, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
