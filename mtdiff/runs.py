@@ -97,7 +97,7 @@ def train(
     fingerprint = _fingerprint(dataset, prompts)
     name = _name(recipe)
     pipeline, scheduler = compose(recipe.values, dataset, prompts)
-    begun = warm_start(pipeline, init) if init is not None else None
+    begun = warm_start(pipeline, init, dataset) if init is not None else None
     digest = recipe.hash(fingerprint + (f" init {begun['content']}" if begun else ""))
     run = Run(root / "runs" / f"{name}-{digest}")
     info = {

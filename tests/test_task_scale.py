@@ -17,6 +17,7 @@ from mtdiff.errors import DataError
 from mtdiff.pipelines import Prompt, SynthesizerPipeline
 from mtdiff.representations.transitions import TransitionsRepresentation
 from mtdiff.synthesis import synthesize
+from mtdiff.training.warm_start import warm_start
 
 PLACES = {"near": 0.0, "far": 5.0, "unseen": -30.0}
 SPREAD = 0.02
@@ -125,6 +126,17 @@ def test_saved_loaded_and_written_by_every_way_alike(tmp_path: Path) -> None:
     assert np.abs(added["state"][:, 0] - PLACES["unseen"]).max() < 6 * SPREAD
 
 
+def test_after_a_warm_start_they_are_measured_in_the_units_that_were_taken_over(tmp_path: Path) -> None:
+    build().save_pretrained(tmp_path / "pipe")
+    pipe, data = build(), walks(["near", "far"], 0)
+    pipe.normalizer.state_scale.mul_(7)
+    pipe.representation.limit(pipe.normalizer, data)
+    warm_start(pipe, tmp_path / "pipe", data)
+    expected = build()
+    for name, value in expected.representation.state_dict().items():
+        torch.testing.assert_close(pipe.representation.state_dict()[name], value)
+
+
 def test_messages() -> None:
     pipe = build()
     told: dict[str, Any] = {"prompt": pipe.prompts["near"][0]}
@@ -134,5 +146,7 @@ def test_messages() -> None:
         pipe(**told, scale_of=[])
     with pytest.raises(DataError, match=r"^scale_of: the states of this synthesizer have the same units whatever"):
         build(scale="data")(**told, scale_of="near")
+    with pytest.raises(DataError, match=r"^scale_of: the states of each task have other units; name one of near, far$"):
+        pipe.scale_for(None)
     with pytest.raises(ValueError, match=r"^smallest_std: must be a finite number above 0, got 0.0$"):
         TransitionsRepresentation(scale="task", smallest_std=0.0, state_dim=2, action_dim=1)

@@ -181,7 +181,7 @@ def test_the_normaliser_comes_with_the_weights(run, dataset, prompts):
     made = load_recipe(recipe(), ["data=given"]).values
     new, _ = compose(made, spread, prompts)
     assert not torch.allclose(new.normalizer.state_scale, mtdiff.load(run.folder).normalizer.state_scale)
-    warm_start(new, run.folder)
+    warm_start(new, run.folder, spread)
     old = mtdiff.load(run.folder)
     assert torch.equal(new.normalizer.state_scale, old.normalizer.state_scale)
     history, generators = np.ones((1, 5)), [torch.Generator().manual_seed(1) for _ in range(2)]

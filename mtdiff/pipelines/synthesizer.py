@@ -162,7 +162,10 @@ class SynthesizerPipeline(SamplerPipeline):
             return None
         if given is not None and not isinstance(given, str):
             return self._measured(given)
-        names = as_list(given or shown or self.conditioning.config.tasks)
+        trained = list(self.conditioning.config.tasks)
+        if given is None and shown is None and len(trained) > 1:
+            raise DataError(f"scale_of: the states of each task have other units; name one of {', '.join(trained)}")
+        names = as_list(given or shown or trained)
         scales = [self._units(one) if isinstance(one, str) else self._measured([one]) for one in names]
         return Scale(*(torch.cat(parts) for parts in zip(*scales, strict=True)))
 

@@ -38,7 +38,7 @@ class ActionsRepresentation(Representation):
         self.horizon, self.channels = horizon, action_dim
         self._set_bounds(None)
 
-    def limit(self, normalizer: Normalizer, dataset: TrajectoryDataset | None = None) -> None:
+    def limit(self, normalizer: Normalizer, dataset: TrajectoryDataset) -> None:
         unit = torch.ones(self.channels)
         self.bounds.copy_(torch.stack([normalizer.actions(-unit), normalizer.actions(unit)], dim=-1))
 

@@ -43,12 +43,12 @@ class Representation(ModelMixin, ConfigMixin):
         unit = torch.tensor([[-1.0, 1.0]]).repeat(self.channels, 1)
         self.register_buffer("bounds", unit if bounds is None else bounds.clone())
 
-    def limit(self, normalizer: Normalizer, dataset: TrajectoryDataset | None = None) -> None:
+    def limit(self, normalizer: Normalizer, dataset: TrajectoryDataset) -> None:
         """Set `bounds` to what the normaliser makes of the physical limits; by default they stay -1 and 1.
 
         Args:
             normalizer: of the pipeline.
-            dataset: what the pipeline is trained on; None where only the normaliser has changed.
+            dataset: what the pipeline is trained on.
         """
 
     def encode(self, window: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -118,9 +118,7 @@ class TransitionsRepresentation(Representation):
     def window(self) -> dict[str, Any]:
         return {"transitions": True}
 
-    def limit(self, normalizer: Normalizer, dataset: TrajectoryDataset | None = None) -> None:
-        if dataset is None:
-            return
+    def limit(self, normalizer: Normalizer, dataset: TrajectoryDataset) -> None:
         acting = np.ones(len(dataset.states), bool)
         acting[dataset.offsets[1:] - 1] = False  # an episode's last state has no action
         states, rewards = torch.from_numpy(dataset.states), torch.from_numpy(dataset.rewards[acting])[:, None]

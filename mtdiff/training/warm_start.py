@@ -11,13 +11,14 @@ from torch import Tensor
 from mtdiff.errors import MTDiffError
 
 if TYPE_CHECKING:
+    from mtdiff.data.trajectories import TrajectoryDataset
     from mtdiff.hub import Source
     from mtdiff.pipelines.trained import TrainedPipeline
 
 _SHOWN = 8
 
 
-def warm_start(pipeline: TrainedPipeline, source: Source) -> dict[str, Any]:
+def warm_start(pipeline: TrainedPipeline, source: Source, dataset: TrajectoryDataset) -> dict[str, Any]:
     """Take over the weights of a trained pipeline wherever names and shapes agree.
 
     If states and actions are as wide, its normaliser is taken over too, whatever the recipe says: weights mean
@@ -26,6 +27,7 @@ def warm_start(pipeline: TrainedPipeline, source: Source) -> dict[str, Any]:
     Args:
         pipeline: an untrained pipeline, changed in place.
         source: what `mtdiff.load` takes.
+        dataset: what the pipeline is to be trained on; what it measured of it is measured anew in other units.
 
     Returns:
         `source`; `content`, a digest of its weights and normaliser; `taken`, how many tensors; `normalizer`, whether it
@@ -54,7 +56,7 @@ def warm_start(pipeline: TrainedPipeline, source: Source) -> dict[str, Any]:
         "source": str(source),
         "content": _content(given | _numbers(other)),
         "taken": len(fitting),
-        "normalizer": _take_normalizer(pipeline, other),
+        "normalizer": _take_normalizer(pipeline, other, dataset),
         "left": [_reason(name, ours, given) for name in ours if name not in fitting],
         "unused": [name for name in given if name not in ours],
     }
@@ -104,14 +106,14 @@ def _reason(name: str, ours: dict[str, Tensor], given: dict[str, Tensor]) -> str
     return f"{name} ({tuple(given[name].shape)} there, {tuple(ours[name].shape)} here)"
 
 
-def _take_normalizer(pipeline: TrainedPipeline, other: TrainedPipeline) -> bool:
+def _take_normalizer(pipeline: TrainedPipeline, other: TrainedPipeline, dataset: TrajectoryDataset) -> bool:
     mine, theirs = pipeline.normalizer.state_dict(), other.normalizer.state_dict()
     if any(mine[name].shape != theirs[name].shape for name in mine):
         return False
     pipeline.normalizer.load_state_dict(theirs)
     pipeline.normalizer.register_to_config(clip=other.normalizer.config.clip)
     if hasattr(pipeline, "representation"):
-        pipeline.representation.limit(pipeline.normalizer)
+        pipeline.representation.limit(pipeline.normalizer, dataset)
     return True
 
 
