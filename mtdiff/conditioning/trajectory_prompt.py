@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear
 
 from mtdiff.activations import Activation
 from mtdiff.conditioning.encoder import Encoder, mlp
@@ -93,5 +93,7 @@ class TrajectoryPrompt(Encoder):
         if self.pool is None:
             return steps
         steps = steps + self.order
-        queries = self.queries.to(steps.dtype).expand(len(steps), -1, -1)
-        return scaled_dot_product_attention(queries, self.keys(steps), self.values(steps))  # (B, pool, C)
+        # Attention of the queries over keys(steps) and values(steps). Both are linear, so they may move to the few
+        # queries and the few gathered tokens: a third of the multiplications.
+        scores = linear(steps, self.queries @ self.keys.weight, self.queries @ self.keys.bias) / steps.shape[-1] ** 0.5
+        return self.values(scores.softmax(dim=1).transpose(1, 2) @ steps)  # (B, pool, C)
