@@ -20,6 +20,7 @@ from small_parts import (
     scramble,
     small,
 )
+from torch.nn.functional import scaled_dot_product_attention
 
 from mtdiff.activations import ACTIVATIONS
 from mtdiff.conditioning import Conditioning, Encoder
@@ -30,6 +31,19 @@ every_encoder = pytest.mark.parametrize("spec", all_variants(CONDITIONING))
 
 def only(conditioning: Conditioning) -> Encoder:
     return conditioning.encoder(conditioning.roles[0].name)
+
+
+@torch.no_grad()
+def test_pooling_is_attention_over_keys_and_values_of_all_steps() -> None:
+    conditioning = build_conditioning({"name": "trajectory_prompt", "length": 5, "pool": 3, "hidden": [6]})
+    scramble(conditioning)
+    encoder, fields = only(conditioning), draw(conditioning)
+    shown = torch.cat([fields["prompt_states"], fields["prompt_actions"]], dim=-1)
+    steps = encoder.embed(encoder.norm(shown)) + encoder.order
+    queries = encoder.queries.expand(BATCH, -1, -1)
+    expected = scaled_dot_product_attention(queries, encoder.keys(steps), encoder.values(steps))
+    torch.testing.assert_close(encoder(fields), expected)
+    assert encoder.keys.bias.abs().min() > 0
 
 
 @torch.no_grad()
